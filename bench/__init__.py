@@ -1,0 +1,1 @@
+"""What the product costs: measured beside the physical limit and beside what an administrator would use instead."""

@@ -1,0 +1,173 @@
+"""What lies in one open folder: the looks that :mod:`reconciler.host.files` is made of.
+
+Every system call is ``os.NAME``, so that a test can make each one fail in turn.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Collection
+
+from reconciler.errors import Unobservable
+from reconciler.host import FILE_LIMIT, Stamp
+from reconciler.host.walk import close, unobservable
+from reconciler.model import Entry, EntryState, FileState, LinkState, OddState
+from reconciler.text import escape
+
+_FEW = 8  # names of a folder that are sooner looked at one by one than listed with what they are
+_ACL = "system.posix_acl_access"  # acl(5)
+UNSETTLED, HOUR = 2.0, 3600  # seconds
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
+
+
+def is_file(fd: int, name: str) -> bool:
+    """True for a regular file itself; absence is ``FileNotFoundError``."""
+    try:
+        return stat.S_ISREG(os.lstat(name, dir_fd=fd).st_mode)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return False
+
+
+def stamp_of(fd: int, name: str, settled: float, hour: int) -> Stamp | None:
+    """The stamp of a regular file, () where it changed after ``settled``: the next change may bear the same time.
+
+    ``None`` for anything else. Each stamp is worth an hour at most: a write through a mapping may leave no trace in it.
+    """
+    try:
+        status = os.lstat(name, dir_fd=fd)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    if status.st_ctime > settled:
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, hour
+
+
+def listing(fd: int, wanted: Callable[[str], bool] | None) -> tuple[Entry, ...]:
+    wanted = wanted or _nobody
+    with os.scandir(fd) as items:
+        there = [entry for item in items if (entry := _entry_of(item, fd, wanted)) is not None]
+    there.sort()
+    return tuple(there)
+
+
+def _nobody(_name: str) -> bool:
+    return False
+
+
+def _entry_of(item: os.DirEntry[str], fd: int, wanted: Callable[[str], bool]) -> Entry | None:
+    """One name of a folder, a wanted link read; ``None`` where it went away while we looked."""
+    name = item.name
+    try:
+        if item.is_symlink():
+            return Entry(name, "link", os.readlink(name, dir_fd=fd) if wanted(name) else "")
+        if item.is_file(follow_symlinks=False):
+            return Entry(name, "file")
+        return Entry(name, word_for(item.stat(follow_symlinks=False).st_mode))
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EINVAL):  # EINVAL: no link any more, an event will tell
+            return None
+        raise
+
+
+def some(fd: int, names: Collection[str], wanted: Callable[[str], bool] | None) -> tuple[Entry, ...]:
+    """Of a folder these names only, those that are there, as :func:`listing` gives them."""
+    if len(names) > _FEW:
+        return tuple([entry for entry in listing(fd, wanted) if entry.name in names])
+    wanted = wanted or _nobody
+    return tuple([entry for name in sorted(names) if (entry := _named(fd, name, wanted)) is not None])
+
+
+def _named(fd: int, name: str, wanted: Callable[[str], bool]) -> Entry | None:
+    """One name, of which nobody has listed what it is; a link is what most of them are."""
+    try:
+        if wanted(name):
+            return Entry(name, "link", os.readlink(name, dir_fd=fd))
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return None
+        if error.errno != errno.EINVAL:
+            raise
+    try:
+        mode = os.lstat(name, dir_fd=fd).st_mode
+    except FileNotFoundError:
+        return None
+    if stat.S_ISLNK(mode):  # of a wanted one the target is not known: it has become a link just now, and is told of
+        return None if wanted(name) else Entry(name, "link", "")
+    return Entry(name, "file" if stat.S_ISREG(mode) else word_for(mode))
+
+
+def word_for(mode: int) -> str:
+    """What kind of thing a mode means, in a word of ``OddState``."""
+    if stat.S_ISDIR(mode):
+        return "directory"
+    if stat.S_ISFIFO(mode):
+        return "fifo"
+    return "socket" if stat.S_ISSOCK(mode) else "device"
+
+
+def state_of(fd: int, name: str, path: str) -> EntryState:
+    """What lies under a name. Raises ``FileNotFoundError`` for absence, else ``Unobservable``."""
+    try:
+        status = os.lstat(name, dir_fd=fd)
+        if stat.S_ISLNK(status.st_mode):
+            target = os.readlink(name, dir_fd=fd)
+            return LinkState(target, status.st_uid, status.st_gid, status.st_mtime_ns)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise unobservable(path, error) from error
+    if stat.S_ISREG(status.st_mode):
+        return load(fd, name, path, FILE_LIMIT)
+    return OddState(word_for(status.st_mode))
+
+
+def load(fd: int, name: str, path: str, limit: int) -> FileState:
+    """A file already seen to be regular: opening a device can start a watchdog or rewind a tape."""
+    try:
+        file = os.open(name, _READ, dir_fd=fd)
+        try:
+            status = os.fstat(file)
+            content = _content(file, status, limit)
+            xattrs = _xattrs(file)
+        finally:
+            close(file)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise unobservable(path, error) from error
+    if content is None:
+        raise Unobservable(f"{escape(path)} is larger than the limit of {limit} bytes")
+    mode = stat.S_IMODE(status.st_mode)
+    return FileState(content, mode, status.st_uid, status.st_gid, status.st_mtime_ns, xattrs)
+
+
+def _xattrs(file: int) -> tuple[tuple[str, bytes], ...]:
+    """An ACL and what users noted. Labels and measurements (``security.*``) are the system's to give anew."""
+    try:
+        names = [name for name in os.listxattr(file) if name == _ACL or name.startswith("user.")]
+        return tuple((name, os.getxattr(file, name)) for name in sorted(names))
+    except OSError:  # a file system that knows none, or one that went away meanwhile
+        return ()
+
+
+def _content(file: int, status: os.stat_result, limit: int) -> bytes | None:
+    """All of a file, ``None`` beyond the limit. Its size is no promise: it grows, and in /proc it is 0."""
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "no longer a regular file")
+    if status.st_size > limit:
+        return None
+    parts, left = [], limit + 1
+    while left and (part := os.read(file, min(left, max(status.st_size + 1, 4096)))):
+        parts.append(part)
+        left -= len(part)
+        if len(part) == status.st_size:  # more was asked for: this is its end
+            break
+    return b"".join(parts) if left else None

@@ -1,0 +1,1 @@
+"""The host's network: its files' grammar, its DHCP clients, and the change that reverts by itself unless confirmed."""

@@ -1,0 +1,6 @@
+#!/bin/sh
+### BEGIN INIT INFO
+# Provides:          mountkernfs.sh
+# Required-Start:    $remote_fs
+# Default-Start:     2 3 4 5
+### END INIT INFO

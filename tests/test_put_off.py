@@ -1,0 +1,235 @@
+"""While more links appear, stops wait: begun later, by themselves, each once, and never for long."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn, cast
+
+import pytest
+
+from reconciler import converge
+from reconciler.converge import Converger
+from reconciler.daemon import Daemon, Seams
+from reconciler.desired import DesiredState, Services
+from reconciler.errors import ReconcilerError
+from reconciler.host import Handle
+from reconciler.log import for_command
+from reconciler.model import Action, Outcome, StopService, Unlink, Wake
+from reconciler.observer import Observer
+from reconciler.services import CatalogueData
+from reconciler.session import Session
+from tests.fakes import MemoryEyes, NoHands, link, script
+from tests.trees import Tree
+
+WAKE = Wake("a test")
+
+
+class Stop:
+    """A stop that is over when it is asked."""
+
+    fd, deadline = -1, 0.0
+
+    def expire(self) -> None:
+        """Too late."""
+
+    def finish(self) -> Outcome:
+        return Outcome("done")
+
+
+class Hands(NoHands):
+    """Takes links out of a tree in memory, and begins stops."""
+
+    def __init__(self, eyes: MemoryEyes) -> None:
+        super().__init__()
+        self.eyes = eyes
+
+    def do(self, action: Action) -> Outcome:
+        assert isinstance(action, Unlink)
+        self.eyes.tree = {path: state for path, state in self.eyes.tree.items() if path != action.path}
+        return super().do(action)
+
+    def begin(self, action: Action) -> Handle:
+        self.done.append(action)
+        return Stop()
+
+
+class World:
+    """Two services that start and are not approved; ``pressing`` is whether more is to come."""
+
+    def __init__(self, tree: Tree) -> None:
+        self.tree, self.pressing = tree, True
+        self.eyes = MemoryEyes(
+            {**script("a"), **script("b"), **link("rc2.d/S20a"), **link("rc3.d/S20a"), **link("rc2.d/S20b")}
+        )
+        self.hands = Hands(self.eyes)
+        tools = Session(str(tree.path), None).tools(for_command(live=False))
+        tools = replace(tools, hands=self.hands, presses=lambda: self.pressing)
+        desired = DesiredState(mode="enforce", services=Services((), stop=True))
+        self.converger = Converger(Observer(self.eyes, CatalogueData(), desired), tools)
+
+    @property
+    def stopped(self) -> list[str]:
+        return [action.service for action in self.hands.done if isinstance(action, StopService)]
+
+    def records(self, service: str) -> list[tuple[str, str]]:
+        found = [r for r in self.tree.records() if r["action"] == "stop-service" and r["service"] == service]
+        return [(r["record"], r["outcome"]) for r in found]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(Tree(tmp_path))
+
+
+def test_links_go_and_stops_wait_until_nothing_presses(world: World) -> None:
+    one = world.converger
+    report = one.run(WAKE, enforce=True)
+    assert len([a for a in world.hands.done if isinstance(a, Unlink)]) == 3
+    assert world.stopped == []
+    assert {a.outcome.word for a in report.attempts if a.outcome} == {"done", "pending"}
+    assert one.under_way == ("a", "b")
+    assert world.records("a") == [("intent", "")]
+    one.go_on()
+    assert world.stopped == [], "it presses still"
+    world.pressing = False
+    one.go_on()
+    assert world.stopped == ["a", "b"]
+    for service in ("a", "b"):
+        one.conclude(service)
+        assert world.records(service) == [("intent", ""), ("outcome", "done")]
+    assert not one.under_way
+
+
+def test_what_waits_is_not_asked_for_again(world: World) -> None:
+    world.converger.run(WAKE, enforce=True)
+    world.eyes.tree = {**world.eyes.tree, **link("rc5.d/S20a")}
+    plan = world.converger.run(WAKE, enforce=True).plan
+    assert [step.held for step in plan.steps if isinstance(step.action, StopService)] == [
+        "its stop is already under way"
+    ]
+    world.pressing = False
+    world.converger.go_on()
+    assert world.stopped == ["a", "b"]
+
+
+def test_nothing_waits_for_long(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(converge, "monotonic", lambda: now[0])
+    world.converger.run(WAKE, enforce=True)
+    now[0] += converge.PUT_OFF
+    world.converger.go_on()
+    assert world.stopped == ["a", "b"]
+
+
+def test_what_cannot_go_on_waits_still(world: World) -> None:
+    one = world.converger
+    one.run(WAKE, enforce=True)
+    world.pressing = False
+    lock = world.tree.path / "run/dom0-reconciler"
+    lock.rename(lock.with_name("aside"))
+    world.tree.write("run/dom0-reconciler", "no folder: no lock can be had")
+    one.tools = replace(one.tools, lock=Session(str(world.tree.path), None).tools(for_command(live=False)).lock)
+    with pytest.raises(ReconcilerError):
+        one.go_on()
+    assert one.under_way == ("a", "b")
+    assert world.stopped == []
+
+
+def test_what_is_left_at_the_end_gets_its_outcome(world: World) -> None:
+    one = world.converger
+    one.run(WAKE, enforce=True)
+    for service in one.under_way:
+        one.abandon(service, "the daemon ended")
+    assert world.records("b") == [("intent", ""), ("outcome", "held")]
+    assert not one.under_way
+
+
+class _Quiet:
+    """A watcher or a voice that has nothing to say."""
+
+    name, fd = "none", -1
+
+    def __getattr__(self, _name: str) -> Callable[..., None]:
+        return lambda *_: None
+
+
+def daemon(world: World, desired: DesiredState) -> Daemon:
+    """One that has put stops off, and now reads that state."""
+    quiet = cast("Any", _Quiet())
+    signals = cast("Any", SimpleNamespace(fd=os.eventfd(0), reload=False, stop=False))
+    watch = SimpleNamespace(name="none", fd=os.eventfd(0), read=lambda: None)
+    seams = Seams(lambda: desired, cast("Any", watch), cast("Any", watch), quiet.rearm, quiet, quiet.settle_in)
+    one = Daemon(world.converger, seams, signals)
+    world.converger.run(WAKE, enforce=True)
+    assert world.converger.under_way == ("a", "b")
+    return one
+
+
+@pytest.mark.parametrize(
+    "desired",
+    [
+        DesiredState(mode="observe", services=Services((), stop=True)),
+        DesiredState(mode="enforce", services=Services((), stop=False)),
+        DesiredState(mode="enforce"),
+        DesiredState(mode="enforce", services=Services(("a", "b"), stop=True)),
+    ],
+    ids=["observe", "no stops", "no services", "approved"],
+)
+def test_what_the_state_no_longer_asks_for_is_not_begun(world: World, desired: DesiredState) -> None:
+    one = daemon(world, desired)
+    one.signals.reload = True
+    world.pressing = False
+    one._turn()
+    assert world.stopped == []
+    assert not world.converger.under_way
+    assert world.records("a") == [("intent", ""), ("outcome", "held")]
+
+
+def test_what_a_new_state_asks_for_still_is_begun(world: World) -> None:
+    """The link is gone by now: nothing else would ever ask for the stop."""
+    one = daemon(world, DesiredState(mode="enforce", services=Services(("a",), stop=True)))
+    one.signals.reload = True
+    world.pressing = False
+    one._turn()
+    assert world.stopped == ["b"]
+
+
+def test_stops_are_put_off_again_after_a_state_that_asked_for_none(world: World) -> None:
+    one = daemon(world, DesiredState(mode="observe", services=Services((), stop=True)))
+    one.signals.reload = True
+    one._turn()
+    assert not world.converger.under_way
+    assert not world.converger.put_off_at
+
+
+def test_stops_that_cannot_be_begun_are_not_tried_without_a_pause(world: World) -> None:
+    one = daemon(world, world.converger.observer.desired)
+    one.full_pass_at = time.monotonic() + 3600
+    world.pressing = False
+
+    def refused() -> NoReturn:
+        raise ReconcilerError("no lock can be had")
+
+    world.converger.tools = replace(world.converger.tools, lock=refused)
+    one._go_on()
+    assert "no lock can be had" in one.status.fault
+    assert one._timeout() > 1.0
+    assert world.converger.under_way == ("a", "b")
+
+
+def test_after_a_new_state_could_not_be_looked_at_for_a_change_is_judged_by_all_there_is(world: World) -> None:
+    """What was seen is forgotten with the old state, and the pass over everything may have failed."""
+    world.eyes.tree = {**world.eyes.tree, **script("lib"), **script("app", needs="lib")}
+    one = world.converger
+    one.observer.use(DesiredState(mode="enforce", services=Services(("app",), stop=True)))
+    world.eyes.tree = {**world.eyes.tree, **link("rc2.d/S20lib")}
+    place = next(place for place in one.observer.places if place.folder == "/etc/rc2.d")
+    report = one.run(Wake("a change", frozenset((place,)), {}, {place: {"S20lib"}}), enforce=True)
+    held = [s.held for s in report.plan.steps if s.service == "lib" and isinstance(s.action, Unlink)]
+    assert held == ["the approved app needs it"]
+    assert "/etc/rc2.d/S20lib" in world.eyes.tree

@@ -1,0 +1,56 @@
+"""The daemon's voice towards the service manager."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from reconciler import voice
+from reconciler.daemon import Daemon
+from reconciler.host.files import Root
+from reconciler.log import for_daemon
+from reconciler.model import Wake
+from reconciler.shapes import status_shape
+
+
+def test_a_manager_that_has_gone_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``start-stop-daemon --notify-await`` removes its socket as soon as it was told READY=1."""
+    told: list[str] = []
+
+    def notify(message: str) -> None:
+        told.append(message)
+        if message != "READY=1":
+            raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(voice, "_notifier", lambda: notify)
+    speaker = voice.RealVoice(Root(str(tmp_path)), for_daemon(live=False))
+    speaker.notify("READY=1")
+    speaker.notify("STATUS=nobody listens")
+    assert told == ["READY=1", "STATUS=nobody listens"]
+
+
+def test_a_host_in_trouble_is_no_hung_daemon() -> None:
+    """A full disk makes each pass fail; the service manager is told all the same that somebody is at work."""
+    told: list[str] = []
+
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    here, there = os.pipe()
+    source: Any = SimpleNamespace(fd=here, name="inotify")
+    desired = SimpleNamespace(mode="enforce", interval=300.0)
+    converger: Any = SimpleNamespace(observer=SimpleNamespace(desired=desired), run=fail, restraints=fail, in_flight={})
+    speaker = SimpleNamespace(notify=told.append, publish=lambda _: None, say=lambda *_: None)
+    seams: Any = SimpleNamespace(watcher=source, state_watcher=source, voice=speaker, rearm=lambda _: None)
+    daemon = Daemon(converger, seams, cast(Any, source))
+    daemon._pass(Wake("the daemon started"))
+    os.close(here)
+    os.close(there)
+    fault = "nothing was corrected: [Errno 28] No space left on device"
+    assert told == [f"WATCHDOG=1\nSTATUS=enforce: {fault}"]
+    shape = status_shape(daemon.status)
+    assert (shape["fault"], shape["converged"], shape["last_pass"]) == (fault, False, {"id": "", "time": ""})
