@@ -61,6 +61,7 @@ class Tools:
     remember: Callable[[Memory], None] = lambda _: None
     staging: Staging | None = None
     packaging: Callable[[float], str] = lambda _: ""  # why dpkg must not be disturbed now; for so many seconds at most
+    orders_home: Callable[[], None] = lambda: None  # has the disk keep again what was ordered while it took nothing
     presses: Callable[[], bool] = lambda: False  # whether there is more to correct that is done at once
 
 
@@ -150,13 +151,14 @@ class Converger:
         """Nothing may be written for days: so each full pass asks whether the disk takes again what it did not."""
         journal, quarantine = self.tools.journal, self.tools.quarantine
         with suppress(ReconcilerError, OSError):
-            if self.away or journal.astray or quarantine.astray:
+            if self.away or journal.astray or quarantine.astray or self.observer.waiting:
                 with self.tools.lock():
                     journal.bring_home()
                     was = quarantine.away
                     quarantine.bring_home()
                     if was:
                         self._say("home", f"what is kept was brought home from {SPARE}, after {was}")
+                    self.tools.orders_home()
 
     def _budget(self, plan: Plan, restraints: Restraints) -> Plan:
         """Only a plan for everything shows how much would go: what it finds over the budget, focused ones hold too."""

@@ -26,11 +26,12 @@ from reconciler.kinds import KINDS
 from reconciler.log import for_daemon
 from reconciler.model import Place
 from reconciler.network import netswitch
-from reconciler.observer import read_switch
+from reconciler.observer import WAITING, read_switch
 from reconciler.overrides import PATH
 from reconciler.planner import OVERRIDES
 from reconciler.render import error
 from reconciler.session import Session
+from reconciler.standing import bring_home
 from reconciler.storage import small
 from reconciler.voice import RealVoice
 from reconciler.watch import Watcher, Witness, open_watcher, open_witness
@@ -71,7 +72,12 @@ def run(session: Session, options: argparse.Namespace) -> int:  # noqa: ARG001
                 session.root.at_once = import_module("reconciler.host.swift").open_folder
             _collect_at_leisure()
 
-        tools = replace(tools, remember=partial(_remember, session, voice), presses=watcher.presses)
+        tools = replace(
+            tools,
+            remember=partial(_remember, session, voice),
+            orders_home=partial(bring_home, session),
+            presses=watcher.presses,
+        )
         converger = Converger(observer, tools, memory=_memory(session, voice))
         seams = Seams(
             session.load_state,
@@ -169,6 +175,9 @@ def _declared(session: Session, desired: DesiredState) -> Iterable[Place]:
     folder, _, name = f"{session.root.path.rstrip('/')}{PATH}".rpartition("/")
     yield Place(OVERRIDES, folder, name)
     yield Place(OVERRIDES, folder, netswitch.PATH.rpartition("/")[2])
+    folder, _, name = f"{session.root.path.rstrip('/')}{WAITING}".rpartition("/")
+    if os.path.isdir(folder):  # else each status that is published would be an event on the way to it
+        yield Place(OVERRIDES, folder, name)
     for path in desired.files:
         if os.path.isdir(path):
             yield Place("state", path)
