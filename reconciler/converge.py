@@ -29,7 +29,7 @@ from reconciler.contested import Memory
 from reconciler.desired import Limits
 from reconciler.errors import ActionFailed, JournalError, ReconcilerError, Stale
 from reconciler.expectations import states_before
-from reconciler.holds import Restraints, budgeted_in, hold, key_of, running
+from reconciler.holds import UNDER_WAY, Restraints, budgeted_in, hold, key_of, running
 from reconciler.host import Handle, Hands
 from reconciler.host.moments import now
 from reconciler.journal import Journal, notice
@@ -306,7 +306,7 @@ class Converger:
         action = attempt.step.action
         assert isinstance(action, Slow), action  # noqa: S101  (all else has its outcome from _do)
         if action.service in self.in_flight or action.service in self.put_off:
-            return Outcome("held", "its stop is already under way")  # two programs of it: the second in the next pass
+            return Outcome("held", UNDER_WAY)  # two programs of it: the second in the next pass
         pending = Outcome("pending", "under way")
         if isinstance(action, StopService) and self.presses():
             self.put_off[action.service], self.put_off_at = attempt, self.put_off_at or monotonic()

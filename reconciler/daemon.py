@@ -18,6 +18,7 @@ from reconciler.contested import Memory
 from reconciler.converge import PUT_OFF, Converger
 from reconciler.desired import DesiredState
 from reconciler.errors import ReconcilerError, StateError
+from reconciler.holds import UNDER_WAY
 from reconciler.host.signals import Signals
 from reconciler.model import Action, Plan, Unlink, Wake, target_of, word_of
 from reconciler.moment import Moment
@@ -409,7 +410,7 @@ def _in(seconds: float | None) -> float | None:
 
 
 def _notices(plan: Plan, mode: str) -> set[tuple[str, str]]:
-    held = {("held", f"{_what(step.action)}: {step.held}") for step in plan.steps if step.held}
+    held = {("held", f"{_what(step.action)}: {step.held}") for step in plan.steps if step.held not in (None, UNDER_WAY)}
     gaps = {("gap", f"{gap.ref}: {gap.why}") for gap in plan.gaps}
     if mode == "enforce":
         reported = {f for f in plan.findings if f.rule == "reported"}

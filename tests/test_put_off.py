@@ -17,6 +17,7 @@ from reconciler.converge import Converger
 from reconciler.daemon import Daemon, Seams
 from reconciler.desired import DesiredState, Services
 from reconciler.errors import ReconcilerError
+from reconciler.holds import UNDER_WAY
 from reconciler.host import Handle
 from reconciler.log import for_command
 from reconciler.model import Action, Outcome, StopService, Unlink, Wake
@@ -109,9 +110,7 @@ def test_what_waits_is_not_asked_for_again(world: World) -> None:
     world.converger.run(WAKE, enforce=True)
     world.eyes.tree = {**world.eyes.tree, **link("rc5.d/S20a")}
     plan = world.converger.run(WAKE, enforce=True).plan
-    assert [step.held for step in plan.steps if isinstance(step.action, StopService)] == [
-        "its stop is already under way"
-    ]
+    assert [step.held for step in plan.steps if isinstance(step.action, StopService)] == [UNDER_WAY]
     world.pressing = False
     world.converger.go_on()
     assert world.stopped == ["a", "b"]
@@ -205,6 +204,18 @@ def test_stops_are_put_off_again_after_a_state_that_asked_for_none(world: World)
     one._turn()
     assert not world.converger.under_way
     assert not world.converger.put_off_at
+
+
+def test_that_a_stop_is_under_way_is_shown_and_not_said(world: World) -> None:
+    """It is no news to whoever reads the log: the intent and the outcome are there, and each stop would bring it."""
+    said: list[tuple[str, str]] = []
+    one = daemon(world, world.converger.observer.desired)
+    one.seams.voice = cast("Any", SimpleNamespace(say=lambda *words: said.append(words), publish=id, notify=id))
+    world.eyes.tree = {**world.eyes.tree, **link("rc5.d/S20a")}
+    one.converger.observer.look()
+    one._publish()
+    assert UNDER_WAY in [step.held for step in one.status.plan.steps]
+    assert [detail for event, detail in said if event == "held"] == []
 
 
 def test_stops_that_cannot_be_begun_are_not_tried_without_a_pause(world: World) -> None:
