@@ -281,7 +281,8 @@ class Daemon:
             self.full_pass_at = time.monotonic() + self.converger.observer.desired.interval
         if any(isinstance(attempt.step.action, Unlink) for attempt in report.attempts):
             self.follow_ups = [time.monotonic() + seconds for seconds in FOLLOW_UPS]
-        if failed or self.converger.owed:
+        asks_again = bool(self.converger.away) and (full or self.retry_at is None)  # the disk, whether it takes records
+        if failed or self.converger.owed or asks_again:
             self._retry()
         elif full:
             self.retry_at, self.retry_after = None, RETRY_FIRST

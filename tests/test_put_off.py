@@ -24,6 +24,7 @@ from reconciler.model import Action, Outcome, StopService, Unlink, Wake
 from reconciler.observer import Observer
 from reconciler.services import CatalogueData
 from reconciler.session import Session
+from tests.broken_home import trouble
 from tests.fakes import MemoryEyes, NoHands, link, script
 from tests.trees import Tree
 
@@ -231,6 +232,28 @@ def test_stops_that_cannot_be_begun_are_not_tried_without_a_pause(world: World) 
     assert "no lock can be had" in one.status.fault
     assert one._timeout() > 1.0
     assert world.converger.under_way == ("a", "b")
+
+
+def test_a_disk_that_takes_nothing_is_asked_again_after_growing_pauses(world: World) -> None:
+    """Not only by the next periodic pass; and changes meanwhile do not put that off."""
+    one = daemon(world, world.converger.observer.desired)
+    [rc5] = [place for place in world.converger.observer.places if place.folder == "/etc/rc5.d"]
+    with trouble(world.tree.path) as broken:
+        broken.set("home full")
+        world.eyes.tree = {**world.eyes.tree, **link("rc5.d/S20a")}
+        one._pass(WAKE)
+        assert world.converger.away
+        waits, first = one.retry_after, one.retry_at
+        assert first is not None
+        assert first < one.full_pass_at
+        one._pass(Wake("a change", frozenset((rc5,))))
+        assert (one.retry_after, one.retry_at) == (waits, first)
+        one._pass(WAKE)
+        assert one.retry_after == 2 * waits
+        broken.heal()
+        one._pass(WAKE)
+        assert not world.converger.away
+        assert one.retry_at is None
 
 
 def test_after_a_new_state_could_not_be_looked_at_for_a_change_is_judged_by_all_there_is(world: World) -> None:
