@@ -61,7 +61,7 @@ class Tools:
     remember: Callable[[Memory], None] = lambda _: None
     staging: Staging | None = None
     packaging: Callable[[float], str] = lambda _: ""  # why dpkg must not be disturbed now; for so many seconds at most
-    orders_home: Callable[[], None] = lambda: None  # has the disk keep again what was ordered while it took nothing
+    come_home: Callable[[], None] = lambda: None  # does what else waited for the disk to take records again
     presses: Callable[[], bool] = lambda: False  # whether there is more to correct that is done at once
 
 
@@ -158,7 +158,7 @@ class Converger:
                     quarantine.bring_home()
                     if was:
                         self._say("home", f"what is kept was brought home from {SPARE}, after {was}")
-                    self.tools.orders_home()
+                    self.tools.come_home()
 
     def _budget(self, plan: Plan, restraints: Restraints) -> Plan:
         """Only a plan for everything shows how much would go: what it finds over the budget, focused ones hold too."""

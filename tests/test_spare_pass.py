@@ -15,7 +15,7 @@ import pytest
 from reconciler import standing
 from reconciler.attempts import Attempt
 from reconciler.commands import pause, resume, undo
-from reconciler.commands.run import explain_the_past
+from reconciler.commands.run import come_home, explain_the_past
 from reconciler.converge import Converger
 from reconciler.desired import Limits
 from reconciler.errors import ReconcilerError
@@ -56,7 +56,7 @@ def broken(tmp_path: Path) -> Iterator[Trouble]:
 
 def converger(tree: Tree) -> Converger:
     session = Session(str(tree.path), None)
-    tools = replace(session.tools(for_command(live=False)), orders_home=partial(standing.bring_home, session))
+    tools = replace(session.tools(for_command(live=False)), come_home=partial(standing.bring_home, session))
     return Converger(session.observer(), tools)
 
 
@@ -146,6 +146,25 @@ def test_a_start_finds_what_a_killed_run_left(tree: Tree, broken: Trouble, how: 
     assert "p.1" in {r.id for r in records(tree) if r.record == "outcome"}
     assert not spare.holds(session.root, spare.JOURNAL)
     assert (tree.path / store.HOME[1:] / "daemon.lock").exists()
+
+
+def test_what_a_start_cannot_read_is_explained_once_it_can_be(tree: Tree, broken: Trouble) -> None:
+    """By the same daemon, and nothing of its own."""
+    session = Session(str(tree.path), None)
+    Journal(session.root).write([Record("p.1", 1.0, "p", "intent"), Record("p.2", 1.0, "p", "intent")])
+    broken.set("home broken")
+    tools = session.tools(for_command(live=False))
+    start = explain_the_past(session, tools, ())
+    tools = replace(tools, come_home=partial(come_home, session, tools, start))
+    tools.journal.write([Record("own.1", 2.0, "own", "intent")])
+    one = Converger(session.observer(), tools)
+    one.run(WAKE, enforce=False)
+    broken.heal()
+    for _ in range(2):
+        one.run(WAKE, enforce=False)
+        told = [(r.id, r.outcome) for r in records(tree) if r.record == "outcome"]
+        assert told == [("p.1", "unverified"), ("p.2", "unverified")]
+    assert Journal(session.root).verify().ok
 
 
 # --- what is ordered for a while -------------------------

@@ -28,7 +28,7 @@ def run(session: Session, options: argparse.Namespace) -> int:
     """0 converged, 2 anything left."""
     observer = session.observer()
     session.refuse_lockout(observer.desired)
-    tools = replace(session.tools(session.command_log()), orders_home=partial(bring_home, session))
+    tools = replace(session.tools(session.command_log()), come_home=partial(bring_home, session))
     converger = Converger(observer, tools, ordered=True)
     with suppress(ReconcilerError), converger.tools.lock():  # without the lock nothing is corrected, and that is told
         session.sweep(observer.places)

@@ -24,7 +24,7 @@ from reconciler.host.signals import Signals
 from reconciler.journal import notice, unverified
 from reconciler.kinds import KINDS
 from reconciler.log import for_daemon
-from reconciler.model import Place
+from reconciler.model import Place, Record
 from reconciler.network import netswitch
 from reconciler.observer import WAITING, read_switch
 from reconciler.overrides import PATH
@@ -51,7 +51,7 @@ def run(session: Session, options: argparse.Namespace) -> int:  # noqa: ARG001
         observer = session.observer()
         log = for_daemon(live=observer.snapshot.host.live)
         voice, tools = RealVoice(session.root, log), session.tools(log)
-        explain_the_past(session, tools, observer.places)
+        start = explain_the_past(session, tools, observer.places)
         if session.overrule:
             voice.say("mode", f"{session.overrule}, whatever the state says: the kernel was given {ARGUMENT}{word}")
         witness = open_witness() if observer.snapshot.host.live else None
@@ -75,7 +75,7 @@ def run(session: Session, options: argparse.Namespace) -> int:  # noqa: ARG001
         tools = replace(
             tools,
             remember=partial(_remember, session, voice),
-            orders_home=partial(bring_home, session),
+            come_home=partial(come_home, session, tools, start),
             presses=watcher.presses,
         )
         converger = Converger(observer, tools, memory=_memory(session, voice))
@@ -186,16 +186,31 @@ def _declared(session: Session, desired: DesiredState) -> Iterable[Place]:
             yield Place("state", folder or "/", name)
 
 
-def explain_the_past(session: Session, tools: Tools, places: Iterable[Place]) -> None:
-    """Mend what a killed run left: its temporaries, the journal, the quarantine; each intent gets its outcome."""
+def explain_the_past(session: Session, tools: Tools, places: Iterable[Place]) -> str:
+    """Mend what a killed run left: its temporaries, the journal, the quarantine; each intent gets its outcome.
+
+    Gives the id of the record of this start.
+    """
     with tools.lock():
         now = tools.clock()
         session.sweep(places)
         left = tools.journal.recover()
         tools.quarantine.recover()
-        why = "the run that began it was killed; the first pass looks at what is there now"
-        explained = [unverified(intent, now, why) for intent in left]
-        tools.journal.write([*explained, notice("start", now, "the daemon started")])
+        start = notice("start", now, "the daemon started")
+        tools.journal.write([*_explained(left, now), start])
+    return start.id
+
+
+def come_home(session: Session, tools: Tools, start: str) -> None:
+    """The disk takes records again: it is to keep what was ordered, and may tell what it could not at the start."""
+    bring_home(session)
+    if tools.journal.unread:
+        tools.journal.write(_explained(tools.journal.recover(before=start), tools.clock()))
+
+
+def _explained(left: Iterable[Record], now: float) -> list[Record]:
+    why = "the run that began it was killed; the first pass looks at what is there now"
+    return [unverified(intent, now, why) for intent in left]
 
 
 def _close(tools: Tools, *watchers: Watcher | Witness) -> None:
