@@ -6,17 +6,20 @@ import gc
 import os
 import select
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from reconciler.errors import ActionFailed
-from reconciler.host import services
+from reconciler.host import Handle, orphans, services
 from reconciler.host.files import Root
 from reconciler.host.hands import RealHands
 from reconciler.host.kernel import started
+from reconciler.host.orphans import OrphanHandle
 from reconciler.host.services import InitScripts, ScriptHandle
 from reconciler.model import (
     Link,
@@ -28,6 +31,7 @@ from reconciler.model import (
     StopService,
     Unlink,
 )
+from tests.trees import wait_for
 
 
 @pytest.fixture
@@ -42,20 +46,20 @@ def write_script(tree: Path, text: str, name: str = "x") -> None:
     path.chmod(0o755)
 
 
-def begin(tree: Path, text: str, seconds: float = 20.0, *, start: bool = False) -> ScriptHandle:
+def begin(tree: Path, text: str, seconds: float = 20.0, *, start: bool = False) -> ScriptHandle | OrphanHandle:
     write_script(tree, text)
     action = StartService("x", "x") if start else StopService("x", "x")
     return InitScripts(Root(str(tree)), os.geteuid(), seconds).begin(action)
 
 
-def wait(handle: ScriptHandle, seconds: float = 20.0) -> bool:
+def wait(handle: Handle, seconds: float = 20.0) -> bool:
     """What the main loop does: poll the descriptor."""
     poll = select.poll()
     poll.register(handle.fd, select.POLLIN)
     return bool(poll.poll(seconds * 1000))
 
 
-def run(handle: ScriptHandle) -> Outcome:
+def run(handle: Handle) -> Outcome:
     assert wait(handle)
     return handle.finish()
 
@@ -155,7 +159,7 @@ def test_the_surroundings_are_those_of_a_boot(tree: Path, monkeypatch: pytest.Mo
         os.close(inherited)
     said = (tree / "said").read_text()
     environment, _, rest = said.partition("\n/\n")
-    wanted = {"HOME=/", "LANG=C.UTF-8", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "PWD=/"}
+    wanted = {"DOM0_RECONCILER=stop", "HOME=/", "LANG=C.UTF-8", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "PWD=/"}
     assert {line for line in environment.splitlines() if not line.startswith(("_=", "OLDPWD="))} == wanted
     lines = rest.splitlines()
     assert lines[0] == "0022"
@@ -394,3 +398,99 @@ def until(condition: object, seconds: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.02)
+
+
+# --- what an earlier run began --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def orphan(tree: Path) -> Iterator[int]:
+    """A stop that hangs, of a run that was killed: the script's pid; with a child that ignores TERM."""
+    write_script(tree, f"echo $$ >>{tree}/stops; sh -c 'trap \"\" TERM; sleep 99 & echo $! >{tree}/child; wait; wait'")
+    if not (middle := os.fork()):
+        InitScripts(Root(str(tree)), os.geteuid()).begin(StopService("x", "x"))
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(middle, 0)
+    wait_for(lambda: (tree / "child").exists() and (tree / "child").read_text().endswith("\n"), "the child")
+    pid = int((tree / "stops").read_text())
+    yield pid
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _begun(tree: Path) -> int:
+    return len((tree / "stops").read_text().split())
+
+
+def _stop(tree: Path, seconds: float = 20.0) -> ScriptHandle | OrphanHandle:
+    return InitScripts(Root(str(tree)), os.geteuid(), seconds).begin(StopService("x", "x"))
+
+
+def test_an_orphan_of_an_earlier_run_is_waited_for_not_doubled(tree: Path, orphan: int) -> None:
+    handle = _stop(tree)
+    assert handle.finish() == Outcome("pending", "it still runs")
+    os.killpg(orphan, signal.SIGKILL)
+    outcome = run(handle)
+    assert (outcome.word, _begun(tree), handle.fd) == ("done", 1, -1)
+    assert "an earlier run" in outcome.detail
+
+
+def test_an_orphan_that_hangs_is_ended_with_all_of_its_session(tree: Path, orphan: int) -> None:
+    handle, child = _stop(tree, 0.1), int((tree / "child").read_text())
+    assert not wait(handle, 0.2)
+    handle.expire()
+    handle.expire()
+    outcome = run(handle)
+    assert outcome.word == "failed"
+    assert outcome.detail.startswith("not over after 0 s, ended by KILL")
+    wait_for(lambda: not _runs(child) and not _runs(orphan), "all to be gone")
+
+
+@pytest.mark.parametrize("lacks", ["mark", "session", "script", "word"])
+def test_what_is_not_proved_to_be_ours_is_not_taken_for_it(tree: Path, lacks: str) -> None:
+    write_script(tree, f"[ -e {tree}/first ] || hangs=1; echo $$ >>{tree}/stops; [ -z $hangs ] || sleep 99")
+    script = str(tree / "etc/init.d" / ("y" if lacks == "script" else "x"))
+    (tree / "etc/init.d/y").write_text((tree / "etc/init.d/x").read_text())
+    other = subprocess.Popen(
+        ["/bin/sh", script, "start" if lacks == "word" else "stop"],
+        env={} if lacks == "mark" else {"DOM0_RECONCILER": "stop"},
+        start_new_session=lacks != "session",
+    )
+    try:
+        wait_for(lambda: (tree / "stops").exists() and _begun(tree) == 1, "the other")
+        (tree / "first").touch()
+        assert run(_stop(tree)) == Outcome("done")
+        assert _begun(tree) == 2
+        assert other.poll() is None
+    finally:
+        for child in Path(f"/proc/{other.pid}/task/{other.pid}/children").read_text().split():
+            os.kill(int(child), signal.SIGKILL)
+        other.kill()
+        other.wait()
+
+
+def test_it_is_the_trusted_users_alone(tree: Path, orphan: int) -> None:
+    script = str(tree / "etc/init.d/x")
+    assert orphans.find(os.geteuid())[script] == [orphan]
+    assert script not in orphans.find(os.geteuid() + 1)
+
+
+def test_another_process_with_the_pid_of_an_orphan_is_left_alone(tree: Path, orphan: int) -> None:
+    """It ended between the look at all processes and the stop."""
+    scripts = InitScripts(Root(str(tree)), os.geteuid())
+    write_script(tree, f"echo $$ >>{tree}/stops")
+    stranger = subprocess.Popen(["sleep", "99"], start_new_session=True)
+    scripts._left = {str(tree / "etc/init.d/x"): [stranger.pid]}
+    try:
+        assert run(scripts.begin(StopService("x", "x"))) == Outcome("done")
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False

@@ -97,7 +97,7 @@ class RealHands(Hands):
             return SignalHandle(action, self._table)
         if action.units:
             return self._units().begin(action)
-        return InitScripts(self._root).begin(action)
+        return self._scripts.begin(action)
 
     def settle(self, actions: Sequence[Action]) -> None:
         units = [action for action in actions if isinstance(action, UnitAction)]
@@ -114,6 +114,10 @@ class RealHands(Hands):
     @cached_property
     def _table(self) -> ProcessTable:
         return ProcessTable(self._root)
+
+    @cached_property
+    def _scripts(self) -> InitScripts:
+        return InitScripts(self._root)
 
     def _units(self) -> Manager:
         if self._manager is None:

@@ -20,8 +20,10 @@ from contextlib import contextmanager, suppress
 from functools import cache
 
 from reconciler.errors import ActionFailed, Stale, Unobservable
+from reconciler.host import orphans
 from reconciler.host.files import Located, Root
 from reconciler.host.kernel import ProcessTable, started
+from reconciler.host.orphans import OrphanHandle
 from reconciler.model import Outcome, Signal, StartService, StopService
 from reconciler.network.applying import ApplyNetwork
 from reconciler.text import escape
@@ -172,7 +174,7 @@ def _spawn(arguments: tuple[str, ...], *, keep: bool) -> tuple[int, int]:
                 pid = os.posix_spawn(
                     arguments[0],
                     arguments,
-                    _ENVIRONMENT,
+                    _ENVIRONMENT | dict([orphans.MARK] if keep else []),
                     file_actions=actions,
                     setsid=True,
                     setsigmask=(),
@@ -214,15 +216,31 @@ class InitScripts:
     def __init__(self, root: Root, owner: int = 0, seconds: float = STOP_SECONDS) -> None:
         """``owner`` is the only user who may be able to write a script that is run."""
         self._root, self._owner, self._seconds = root, owner, seconds
+        self._left: dict[str, list[int]] | None = None  # by an earlier run, when this one began its first
 
-    def begin(self, action: ScriptAction) -> ScriptHandle:
-        """Run a service's script. Raises ``ActionFailed`` where it has none that may be run."""
+    def begin(self, action: ScriptAction) -> ScriptHandle | OrphanHandle:
+        """Run a service's script, or wait for the stop of it that an earlier run of ours has left behind.
+
+        Raises ``ActionFailed`` where it has none that may be run.
+        """
         path = f"{_SCRIPTS}/{action.script}"
         try:
             self._check(action, path)
         except Unobservable as error:
             raise ActionFailed(str(error)) from error
-        return ScriptHandle(action, self._root.path.rstrip("/") + path, self._seconds)
+        script = self._root.path.rstrip("/") + path
+        left = self._adopted(action, script) if isinstance(action, StopService) else None
+        return left or ScriptHandle(action, script, self._seconds)
+
+    def _adopted(self, action: StopService, script: str) -> OrphanHandle | None:
+        if self._left is None:
+            self._left = orphans.find(self._owner)
+        there = self._left.get(script, [])
+        while there:
+            times = self._seconds, KILL_SECONDS
+            if handle := orphans.adopt(there.pop(), action, script, self._owner, times):
+                return handle
+        return None
 
     def _check(self, action: ScriptAction, path: str) -> None:
         if not action.script:

@@ -135,6 +135,23 @@ class TestSysvinit:
         number(f"the daemon's memory at its highest: {peak / MIB:.0f} MiB")
         assert peak < BOUND
 
+    def test_a_stop_that_a_killed_daemon_left_is_ended_and_not_doubled(self, scene: Scene) -> None:
+        """Nobody ends it with the daemon here: the next one, which is to stop the same, takes it over."""
+        host, script = scene.host, "/etc/init.d/slow"
+        host.put(script, _SCRIPT.format(name="slow", body="echo $$ >>/run/stops; sleep 1000"), 0o755)
+        host.run(f"ln -s ..{script.removeprefix('/etc')} /etc/rc2.d/S20slow")
+        host.wait_for(lambda: host.exists("/run/stops"), PATIENCE, "its stop")
+        os.kill(_daemon(host), signal.SIGKILL)
+        host.start_daemon()
+        host.run(f"rm -f /etc/rc2.d/K*slow; ln -s ..{script.removeprefix('/etc')} /etc/rc2.d/S20slow")
+
+        def told() -> bool:
+            return any("begun by an earlier run" in r["detail"] for r in scene.records() if r["service"] == "slow")
+
+        host.wait_for(told, PATIENCE, "the outcome of the stop")
+        assert len(host.read("/run/stops").split()) == 1
+        assert [p.args for p in host.processes() if script in p.args] == []
+
     def test_a_script_that_others_may_write_is_not_run_and_what_runs_is_told(self, scene: Scene) -> None:
         scene.host.run("chmod g+w /etc/init.d/lpd; service lpd start; ln -s ../init.d/lpd /etc/rc2.d/S20lpd")
         _unlinked(scene, "rc2.d/S20lpd")
