@@ -168,6 +168,7 @@ class TestInPause:
         _with(kept, FIRST=FOR_EVER)
         _kill(kept, _both(kept)[1])
         _paused(kept)
+        assert product.status_code(kept) == 3
         status = _service(kept, "status")
         assert status.rc in (1, 3)
         assert "started again" in status.out + status.err
