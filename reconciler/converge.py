@@ -29,7 +29,7 @@ from reconciler.contested import Memory
 from reconciler.desired import Limits
 from reconciler.errors import ActionFailed, JournalError, ReconcilerError, Stale
 from reconciler.expectations import states_before
-from reconciler.holds import Restraints, budgeted_in, hold, key_of, running
+from reconciler.holds import UNDER_WAY, Restraints, budgeted_in, hold, key_of, running
 from reconciler.host import Handle, Hands
 from reconciler.host.moments import now
 from reconciler.journal import Journal, notice
@@ -61,6 +61,7 @@ class Tools:
     remember: Callable[[Memory], None] = lambda _: None
     staging: Staging | None = None
     packaging: Callable[[float], str] = lambda _: ""  # why dpkg must not be disturbed now; for so many seconds at most
+    come_home: Callable[[], None] = lambda: None  # does what else waited for the disk to take records again
     presses: Callable[[], bool] = lambda: False  # whether there is more to correct that is done at once
 
 
@@ -150,13 +151,14 @@ class Converger:
         """Nothing may be written for days: so each full pass asks whether the disk takes again what it did not."""
         journal, quarantine = self.tools.journal, self.tools.quarantine
         with suppress(ReconcilerError, OSError):
-            if self.away or journal.astray or quarantine.astray:
+            if self.away or journal.astray or quarantine.astray or self.observer.waiting:
                 with self.tools.lock():
                     journal.bring_home()
                     was = quarantine.away
                     quarantine.bring_home()
                     if was:
                         self._say("home", f"what is kept was brought home from {SPARE}, after {was}")
+                    self.tools.come_home()
 
     def _budget(self, plan: Plan, restraints: Restraints) -> Plan:
         """Only a plan for everything shows how much would go: what it finds over the budget, focused ones hold too."""
@@ -304,7 +306,7 @@ class Converger:
         action = attempt.step.action
         assert isinstance(action, Slow), action  # noqa: S101  (all else has its outcome from _do)
         if action.service in self.in_flight or action.service in self.put_off:
-            return Outcome("held", "its stop is already under way")  # two programs of it: the second in the next pass
+            return Outcome("held", UNDER_WAY)  # two programs of it: the second in the next pass
         pending = Outcome("pending", "under way")
         if isinstance(action, StopService) and self.presses():
             self.put_off[action.service], self.put_off_at = attempt, self.put_off_at or monotonic()

@@ -18,6 +18,7 @@ from reconciler.contested import Memory
 from reconciler.converge import PUT_OFF, Converger
 from reconciler.desired import DesiredState
 from reconciler.errors import ReconcilerError, StateError
+from reconciler.holds import UNDER_WAY
 from reconciler.host.signals import Signals
 from reconciler.model import Action, Plan, Unlink, Wake, target_of, word_of
 from reconciler.moment import Moment
@@ -280,7 +281,8 @@ class Daemon:
             self.full_pass_at = time.monotonic() + self.converger.observer.desired.interval
         if any(isinstance(attempt.step.action, Unlink) for attempt in report.attempts):
             self.follow_ups = [time.monotonic() + seconds for seconds in FOLLOW_UPS]
-        if failed or self.converger.owed:
+        asks_again = bool(self.converger.away) and (full or self.retry_at is None)  # the disk, whether it takes records
+        if failed or self.converger.owed or asks_again:
             self._retry()
         elif full:
             self.retry_at, self.retry_after = None, RETRY_FIRST
@@ -409,7 +411,7 @@ def _in(seconds: float | None) -> float | None:
 
 
 def _notices(plan: Plan, mode: str) -> set[tuple[str, str]]:
-    held = {("held", f"{_what(step.action)}: {step.held}") for step in plan.steps if step.held}
+    held = {("held", f"{_what(step.action)}: {step.held}") for step in plan.steps if step.held not in (None, UNDER_WAY)}
     gaps = {("gap", f"{gap.ref}: {gap.why}") for gap in plan.gaps}
     if mode == "enforce":
         reported = {f for f in plan.findings if f.rule == "reported"}

@@ -316,8 +316,12 @@ def _stop_reason(service: str, scene: _Scene) -> str:
     )
 
 
+UNDER_WAY = "its stop is already under way"
+"""The reason of a step that is held for as long as that takes."""
+
+
 def _in_flight(service: str, restraints: Restraints) -> str:
-    return "its stop is already under way" if service in restraints.in_flight else ""
+    return UNDER_WAY if service in restraints.in_flight else ""
 
 
 def _approved(service: str, context: Context) -> str:

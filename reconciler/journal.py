@@ -129,6 +129,9 @@ class Journal:
         self.away = ""
         """Why the last records wait in the spare place; "" when they are at home."""
 
+        self.unread = False
+        """Whether what a killed run left could not be looked for, since home could not be read."""
+
         self._waiting: deque[Record] = deque(maxlen=BACKLOG)
         self._missed = 0
 
@@ -303,8 +306,10 @@ class Journal:
     # --- at a start
     # -------------------------------------------------------------------------------------------
 
-    def recover(self) -> tuple[Record, ...]:
+    def recover(self, before: str = "") -> tuple[Record, ...]:
         """Mend what a killed run left, and return its intents without an outcome, for the caller to explain.
+
+        Where home was ``unread`` it is to be called again, for those ``before`` the record of that id.
 
         A torn end is cut off, kept beside the journal, and noted; our temporaries go. Call it under the
         root's lock and before a correction; an intent of a daemon that is alive may be among those of its
@@ -319,12 +324,14 @@ class Journal:
             if not store.trouble(error):
                 raise
         self.bring_home()
-        return open_intents(self._recent())
+        text = self._recent()
+        old = {intent.id for intent in open_intents(text.partition(f'"id":"{before}"'.encode())[0])} if before else None
+        return tuple(intent for intent in open_intents(text) if old is None or intent.id in old)
 
     @property
     def astray(self) -> bool:
-        """Whether there is anything in the spare place, of whichever process. Raises ``JournalError``."""
-        return bool(self._notes) or spare.holds(self._root, spare.JOURNAL)
+        """Whether there is anything in the spare place, of whichever process, or unread at home. ``JournalError``."""
+        return bool(self._notes) or self.unread or spare.holds(self._root, spare.JOURNAL)
 
     def bring_home(self) -> None:
         """Write what waits (in the spare place, and our own notes), if that can be. Call it under the root's lock."""
@@ -342,10 +349,11 @@ class Journal:
             with store.failing(_WHERE), store.folder(self._root, store.HOME) as folder:
                 recent = files_of(folder, self._keep)[-2:]
                 text = b"".join(store.content(fd) for _, fd in recent)
+            self.unread = False
         except JournalError as error:
             if not store.trouble(error) and not isinstance(error.__cause__, FileNotFoundError):
                 raise
-            text = b""  # what cannot be read now is explained at another start
+            text, self.unread = b"", bool(store.trouble(error))
         finally:
             close(recent)
         return text + b"".join(spare.lines(self._root, spare.JOURNAL))

@@ -17,6 +17,7 @@ from reconciler.network.netswitch import Switch
 from reconciler.overrides import PATH, Overrides, parse
 from reconciler.planner import plan
 from reconciler.services import Catalogue, CatalogueData, is_evidence
+from reconciler.storage.store import SPARE
 
 NO_RESTRAINTS = Restraints()
 _NO_NAMES: Mapping[Place, Collection[str]] = {}
@@ -24,6 +25,9 @@ _NOTHING = Sight()
 _NO_MARK: Mark | None = None
 _OURS = PATH.rpartition("/")[0]
 _ORDERS = tuple(path.rpartition("/")[2] for path in (PATH, netswitch.PATH))
+
+WAITING = f"{SPARE}/{_ORDERS[0]}"
+"""What is ordered for a while, while the disk does not take it: whatever stands in :data:`PATH` is older."""
 
 
 class Observer:
@@ -102,6 +106,8 @@ class Observer:
         Both are read each time, but where something surely tells that they are as they were.
         """
         mark = self.eyes.mark(_OURS, self._there)
+        if self.waiting:
+            mark = None  # it tells of the other place
         if mark is None or mark != self._mark:
             host, self._mark = self.snapshot.host, None
             self._orders = read_overrides(self.eyes, host), read_switch(self.eyes, host)
@@ -110,6 +116,11 @@ class Observer:
                 there = tuple(name for name, state in zip(_ORDERS, found, strict=True) if state is not None)
                 self._mark, self._there = mark if there == self._there else None, there
         return self._orders
+
+    @property
+    def waiting(self) -> bool:
+        """Whether anything is ordered that the disk has not taken yet."""
+        return self.eyes.entries((WAITING,)) != [None]
 
     def restraints(self, now: Moment, in_flight: frozenset[str] = frozenset(), packaging: str = "") -> Restraints:
         """What holds steps back at this moment."""
@@ -123,8 +134,10 @@ class Observer:
 
 def read_overrides(eyes: Eyes, host: Host) -> Overrides:
     """What is ordered for a while, read anew each time: it is in force from the moment it is written."""
+    path = WAITING
     try:
-        state = eyes.read(PATH)
+        if (state := eyes.read(path)) is None:
+            state = eyes.read(path := PATH)
     except Unobservable as error:
         if not host.privileged:
             return Overrides(hidden=True)
@@ -132,7 +145,7 @@ def read_overrides(eyes: Eyes, host: Host) -> Overrides:
     if state is None:
         return Overrides()
     if not may_be_trusted(state.uid, state.mode):  # who may write it would switch the guard off
-        return Overrides(fault=f"{PATH} may be written by others than root: no pause and no exception is in force")
+        return Overrides(fault=f"{path} may be written by others than root: no pause and no exception is in force")
     return parse(state.content)
 
 

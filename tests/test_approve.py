@@ -319,7 +319,7 @@ def test_what_the_budget_holds_may_be_ordered_in_enforce(tree: Tree, monkeypatch
 def test_enforce_on_a_full_disk_is_in_force_within_the_budget(
     tree: Tree, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
 ) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise JournalError("overrides.json: refused") from OSError(number, "refused")
 
     monkeypatch.setattr(small, "replace", refuse)

@@ -17,6 +17,7 @@ from reconciler.host import folders
 from reconciler.host.files import TEMPORARY, Root
 from reconciler.host.swift import open_folder
 from reconciler.model import FileState, LinkState, OddState, Unlink, WriteFile
+from reconciler.storage import store
 from tests.host_trees import NEW, OLD, UNLINK, a_root, a_tree, as_nobody, listing, undo_of
 
 
@@ -332,6 +333,18 @@ def test_many_folders_are_not_all_held(root: Root, tree: Path, monkeypatch: pyte
         (tree / f"d{number}").mkdir()
         root.write(WriteFile(f"/d{number}/f", NEW, None))
         assert len(root.held) <= 3
+
+
+def test_a_folder_in_use_is_not_closed_for_others(root: Root, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number would be another file's by the time something is written there."""
+    monkeypatch.setattr(folders, "HOLD_FOLDERS", 3)
+    with store.folder(root, store.HOME, create=True) as folder:
+        before = os.fstat(folder)
+        for number in range(10):
+            (tree / f"d{number}").mkdir()
+            root.write(WriteFile(f"/d{number}/f", NEW, None))
+            assert os.path.samestat(os.fstat(folder), before)
+    assert len(root.held) <= 3
 
 
 def test_settle_tries_every_folder_and_says_which_failed(

@@ -17,12 +17,14 @@ from reconciler.converge import Converger
 from reconciler.daemon import Daemon, Seams
 from reconciler.desired import DesiredState, Services
 from reconciler.errors import ReconcilerError
+from reconciler.holds import UNDER_WAY
 from reconciler.host import Handle
 from reconciler.log import for_command
 from reconciler.model import Action, Outcome, StopService, Unlink, Wake
 from reconciler.observer import Observer
 from reconciler.services import CatalogueData
 from reconciler.session import Session
+from tests.broken_home import trouble
 from tests.fakes import MemoryEyes, NoHands, link, script
 from tests.trees import Tree
 
@@ -109,9 +111,7 @@ def test_what_waits_is_not_asked_for_again(world: World) -> None:
     world.converger.run(WAKE, enforce=True)
     world.eyes.tree = {**world.eyes.tree, **link("rc5.d/S20a")}
     plan = world.converger.run(WAKE, enforce=True).plan
-    assert [step.held for step in plan.steps if isinstance(step.action, StopService)] == [
-        "its stop is already under way"
-    ]
+    assert [step.held for step in plan.steps if isinstance(step.action, StopService)] == [UNDER_WAY]
     world.pressing = False
     world.converger.go_on()
     assert world.stopped == ["a", "b"]
@@ -207,6 +207,18 @@ def test_stops_are_put_off_again_after_a_state_that_asked_for_none(world: World)
     assert not world.converger.put_off_at
 
 
+def test_that_a_stop_is_under_way_is_shown_and_not_said(world: World) -> None:
+    """It is no news to whoever reads the log: the intent and the outcome are there, and each stop would bring it."""
+    said: list[tuple[str, str]] = []
+    one = daemon(world, world.converger.observer.desired)
+    one.seams.voice = cast("Any", SimpleNamespace(say=lambda *words: said.append(words), publish=id, notify=id))
+    world.eyes.tree = {**world.eyes.tree, **link("rc5.d/S20a")}
+    one.converger.observer.look()
+    one._publish()
+    assert UNDER_WAY in [step.held for step in one.status.plan.steps]
+    assert [detail for event, detail in said if event == "held"] == []
+
+
 def test_stops_that_cannot_be_begun_are_not_tried_without_a_pause(world: World) -> None:
     one = daemon(world, world.converger.observer.desired)
     one.full_pass_at = time.monotonic() + 3600
@@ -220,6 +232,28 @@ def test_stops_that_cannot_be_begun_are_not_tried_without_a_pause(world: World) 
     assert "no lock can be had" in one.status.fault
     assert one._timeout() > 1.0
     assert world.converger.under_way == ("a", "b")
+
+
+def test_a_disk_that_takes_nothing_is_asked_again_after_growing_pauses(world: World) -> None:
+    """Not only by the next periodic pass; and changes meanwhile do not put that off."""
+    one = daemon(world, world.converger.observer.desired)
+    [rc5] = [place for place in world.converger.observer.places if place.folder == "/etc/rc5.d"]
+    with trouble(world.tree.path) as broken:
+        broken.set("home full")
+        world.eyes.tree = {**world.eyes.tree, **link("rc5.d/S20a")}
+        one._pass(WAKE)
+        assert world.converger.away
+        waits, first = one.retry_after, one.retry_at
+        assert first is not None
+        assert first < one.full_pass_at
+        one._pass(Wake("a change", frozenset((rc5,))))
+        assert (one.retry_after, one.retry_at) == (waits, first)
+        one._pass(WAKE)
+        assert one.retry_after == 2 * waits
+        broken.heal()
+        one._pass(WAKE)
+        assert not world.converger.away
+        assert one.retry_at is None
 
 
 def test_after_a_new_state_could_not_be_looked_at_for_a_change_is_judged_by_all_there_is(world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -61,6 +62,15 @@ def test_what_home_does_not_take_waits_and_comes_home(place: Place, broken: Trou
     assert told == [*ids[: before + 2], "away", ids[-2], "home", ids[-1]]
     assert journal.verify().ok
     assert journal.verify().records == before + 6
+
+
+@pytest.mark.parametrize("word", ["ENOSPC", "EDQUOT", "EROFS", "EIO", "EUCLEAN", "EBADMSG", "ENODEV"])
+def test_every_word_that_a_failing_disk_has_is_one_reason(word: str) -> None:
+    """A full one, a broken one, one whose own structures or checksums are wrong, one that was pulled out."""
+    refused = OSError(getattr(errno, word), "so it says")
+    wrapped = JournalError("the journal")
+    wrapped.__cause__ = refused
+    assert store.trouble(wrapped) == "so it says"
 
 
 @pytest.mark.parametrize("how", WORDS)

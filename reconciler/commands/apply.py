@@ -6,6 +6,8 @@ import argparse
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 
 from reconciler.attempts import Attempt, Report
 from reconciler.converge import Converger
@@ -16,6 +18,7 @@ from reconciler.model import Wake
 from reconciler.render import Printer, error, report_text, switch_text
 from reconciler.session import Session
 from reconciler.shapes import report_shape, switch_shape
+from reconciler.standing import bring_home
 
 ROUNDS = 3
 """What one correction uncovers (a process that outlives its stop) is corrected too; more is not converging."""
@@ -25,7 +28,8 @@ def run(session: Session, options: argparse.Namespace) -> int:
     """0 converged, 2 anything left."""
     observer = session.observer()
     session.refuse_lockout(observer.desired)
-    converger = Converger(observer, session.tools(session.command_log()), ordered=True)
+    tools = replace(session.tools(session.command_log()), come_home=partial(bring_home, session))
+    converger = Converger(observer, tools, ordered=True)
     with suppress(ReconcilerError), converger.tools.lock():  # without the lock nothing is corrected, and that is told
         session.sweep(observer.places)
     reports = _rounds(converger, Wake(f"apply by {caller()}"))

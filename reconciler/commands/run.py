@@ -24,13 +24,14 @@ from reconciler.host.signals import Signals
 from reconciler.journal import notice, unverified
 from reconciler.kinds import KINDS
 from reconciler.log import for_daemon
-from reconciler.model import Place
+from reconciler.model import Place, Record
 from reconciler.network import netswitch
-from reconciler.observer import read_switch
+from reconciler.observer import WAITING, read_switch
 from reconciler.overrides import PATH
 from reconciler.planner import OVERRIDES
 from reconciler.render import error
 from reconciler.session import Session
+from reconciler.standing import bring_home
 from reconciler.storage import small
 from reconciler.voice import RealVoice
 from reconciler.watch import Watcher, Witness, open_watcher, open_witness
@@ -50,7 +51,7 @@ def run(session: Session, options: argparse.Namespace) -> int:  # noqa: ARG001
         observer = session.observer()
         log = for_daemon(live=observer.snapshot.host.live)
         voice, tools = RealVoice(session.root, log), session.tools(log)
-        explain_the_past(session, tools, observer.places)
+        start = explain_the_past(session, tools, observer.places)
         if session.overrule:
             voice.say("mode", f"{session.overrule}, whatever the state says: the kernel was given {ARGUMENT}{word}")
         witness = open_witness() if observer.snapshot.host.live else None
@@ -71,7 +72,12 @@ def run(session: Session, options: argparse.Namespace) -> int:  # noqa: ARG001
                 session.root.at_once = import_module("reconciler.host.swift").open_folder
             _collect_at_leisure()
 
-        tools = replace(tools, remember=partial(_remember, session, voice), presses=watcher.presses)
+        tools = replace(
+            tools,
+            remember=partial(_remember, session, voice),
+            come_home=partial(come_home, session, tools, start),
+            presses=watcher.presses,
+        )
         converger = Converger(observer, tools, memory=_memory(session, voice))
         seams = Seams(
             session.load_state,
@@ -169,6 +175,9 @@ def _declared(session: Session, desired: DesiredState) -> Iterable[Place]:
     folder, _, name = f"{session.root.path.rstrip('/')}{PATH}".rpartition("/")
     yield Place(OVERRIDES, folder, name)
     yield Place(OVERRIDES, folder, netswitch.PATH.rpartition("/")[2])
+    folder, _, name = f"{session.root.path.rstrip('/')}{WAITING}".rpartition("/")
+    if os.path.isdir(folder):  # else each status that is published would be an event on the way to it
+        yield Place(OVERRIDES, folder, name)
     for path in desired.files:
         if os.path.isdir(path):
             yield Place("state", path)
@@ -177,16 +186,31 @@ def _declared(session: Session, desired: DesiredState) -> Iterable[Place]:
             yield Place("state", folder or "/", name)
 
 
-def explain_the_past(session: Session, tools: Tools, places: Iterable[Place]) -> None:
-    """Mend what a killed run left: its temporaries, the journal, the quarantine; each intent gets its outcome."""
+def explain_the_past(session: Session, tools: Tools, places: Iterable[Place]) -> str:
+    """Mend what a killed run left: its temporaries, the journal, the quarantine; each intent gets its outcome.
+
+    Gives the id of the record of this start.
+    """
     with tools.lock():
         now = tools.clock()
         session.sweep(places)
         left = tools.journal.recover()
         tools.quarantine.recover()
-        why = "the run that began it was killed; the first pass looks at what is there now"
-        explained = [unverified(intent, now, why) for intent in left]
-        tools.journal.write([*explained, notice("start", now, "the daemon started")])
+        start = notice("start", now, "the daemon started")
+        tools.journal.write([*_explained(left, now), start])
+    return start.id
+
+
+def come_home(session: Session, tools: Tools, start: str) -> None:
+    """The disk takes records again: it is to keep what was ordered, and may tell what it could not at the start."""
+    bring_home(session)
+    if tools.journal.unread:
+        tools.journal.write(_explained(tools.journal.recover(before=start), tools.clock()))
+
+
+def _explained(left: Iterable[Record], now: float) -> list[Record]:
+    why = "the run that began it was killed; the first pass looks at what is there now"
+    return [unverified(intent, now, why) for intent in left]
 
 
 def _close(tools: Tools, *watchers: Watcher | Witness) -> None:

@@ -92,7 +92,7 @@ class Root:
 
         ``check`` is asked each time, and raises where the folder must not be used.
         """
-        return self.held.now(path, opener, check)
+        return self.held.lend(path, opener, check)
 
     def _at_once(self, path: str) -> int:
         """A readable descriptor of a folder to which no link leads, -1 where it takes a walk; absence is raised."""

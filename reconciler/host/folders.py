@@ -20,7 +20,7 @@ HOLD_SECONDS = 5.0
 """How long an effect takes an open folder to be still the one of that path; a batch is over far sooner."""
 
 HOLD_FOLDERS = 64
-"""Folders held open at most, far below any limit on descriptors."""
+"""Folders held open at most, far below any limit on descriptors; those that are lent, our own few, beside them."""
 
 Opener = Callable[[str], int]
 """Gives a readable descriptor of the folder of a path, or raises."""
@@ -41,6 +41,7 @@ class _Held:
     identity: Identity
     until: float
     status: os.stat_result
+    lent: bool = False  # to somebody who may use it while others are opened
 
 
 def identity_of(status: os.stat_result) -> Identity:
@@ -86,6 +87,12 @@ class HeldFolders:
 
     def __len__(self) -> int:
         return len(self._held)
+
+    def lend(self, path: str, opener: Opener, check: Check | None = None) -> int:
+        """As :meth:`now`, for who keeps it over other calls: that there are too many is no reason to close this one."""
+        fd = self.now(path, opener, check)
+        self._held[path].lent = True
+        return fd
 
     def now(self, path: str, opener: Opener, check: Check | None = None) -> int:
         """The folder that a path leads to at this moment. Raises what opening it raises."""
@@ -141,7 +148,8 @@ class HeldFolders:
         except BaseException:
             close(fd)
             raise
-        while len(self._held) >= HOLD_FOLDERS:
-            close(self._held.pop(next(iter(self._held))).fd)
+        free = [held for held, each in self._held.items() if not each.lent] if len(self._held) >= HOLD_FOLDERS else []
+        for oldest in free[: len(self._held) - HOLD_FOLDERS + 1]:
+            close(self._held.pop(oldest).fd)
         self._held[path] = _Held(fd, identity_of(status), monotonic() + HOLD_SECONDS, status)
         return fd

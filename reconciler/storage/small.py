@@ -54,9 +54,9 @@ def _lock_file(root: store.Folders, name: str) -> int:
     return -1
 
 
-def set_aside(root: store.Folders, name: str) -> None:
+def set_aside(root: store.Folders, name: str, *, home: str = store.HOME) -> None:
     """Rename a file that makes no sense to ``NAME.corrupt``: what is in it may still be of use to somebody."""
-    with store.failing(f"{store.HOME}/{name}"), store.folder(root, store.HOME) as folder, suppress(FileNotFoundError):
+    with store.failing(f"{home}/{name}"), store.folder(root, home) as folder, suppress(FileNotFoundError):
         os.rename(name, f"{name}.corrupt", src_dir_fd=folder, dst_dir_fd=folder)
 
 

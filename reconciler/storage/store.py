@@ -31,7 +31,8 @@ TEMPORARY = ".dom0-reconciler."
 """How the name of each of our temporaries begins; one that is there at a start belongs to a killed run."""
 
 _CHUNK = 1 << 20
-_DISK = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO))
+_FULL, _BROKEN = (errno.ENOSPC, errno.EDQUOT), (errno.EROFS, errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ENODEV)
+_DISK = frozenset((*_FULL, *_BROKEN))
 _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 

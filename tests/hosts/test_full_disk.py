@@ -117,25 +117,30 @@ class TestDisk:
             assert _verified(host)
 
     @KINDS
-    def test_an_undo_without_a_disk_says_what_it_cannot_do(self, scene: Scene, how: str) -> None:
-        """What is approved by then stays; what is not goes again, and that is said."""
-        host, link = scene.host, "/etc/rc2.d/S20lpd"
-        before = host.read(states.PATH)
+    def test_orders_without_a_disk_are_obeyed_and_come_home(self, scene: Scene, how: str) -> None:
+        """A pause, its end, and what an undo leaves alone."""
+        host, link, other = scene.host, "/etc/rc2.d/S20lpd", "/etc/rc2.d/S20canna"
         with broken(host, how):
             host.run(f"rm -f /etc/rc2.d/K*lpd; ln -s ../init.d/lpd {link}")
             host.wait_for(lambda: not host.exists(link), PATIENCE, "the link to go")
             host.wait_for(lambda: bool(ended(host, link, "done")), PATIENCE, "its record")
-            paused = host.run([product.COMMAND, "pause", "1h", "--reason", "the disk"], check=False)
-            assert (paused.rc, WORDS[how] in paused.err) == (1, True)
-            host.run([product.COMMAND, "approve", "lpd"])
-            undone = host.run([product.COMMAND, "undo", ended(host, link, "done")[0]["id"]])
-            assert "it is not left alone" in undone.err
-            assert WORDS[how] in undone.err
+            paused = host.run([product.COMMAND, "pause", "1h", "--reason", "the disk"])
+            assert WORDS[how] in paused.err
+            host.run(f"rm -f /etc/rc2.d/K*canna; ln -s ../init.d/canna {other}")
+            host.wait_for(lambda: bool(scene.status()["pauses"] and scene.status()["held"]), PATIENCE, "the pause")
+            assert host.exists(other)
+            host.run([product.COMMAND, "resume"])
+            host.wait_for(lambda: not host.exists(other), PATIENCE, "the other link to go")
+            host.run([product.COMMAND, "undo", ended(host, link, "done")[0]["id"]])
+            passed = scene.status()["last_pass"]
+            host.wait_for(lambda: scene.status()["last_pass"] != passed, PATIENCE, "another pass")
             assert host.exists(link)
             host.run(_MEND[how])
             host.wait_for(lambda: _fault(scene) == "", PATIENCE, "the fault to end")
+            host.wait_for(lambda: host.exists(f"{HOME}/overrides.json"), PATIENCE, "the order to come home")
+            assert not host.exists(f"{SPARE}/overrides.json")
             assert host.exists(link)
             assert _verified(host)
-            scene.declare(before)
+            host.run([product.COMMAND, "resume"])
             host.wait_for(lambda: not host.exists(link), PATIENCE, "the link to go again")
             scene.converge(PATIENCE)
