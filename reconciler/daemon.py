@@ -360,8 +360,10 @@ class Daemon:
             self._publish(report)
 
     def _may_wait(self, since: float) -> bool:
-        """Whether what waits since then (0: not yet) may wait still: something presses, and it is not for long."""
-        return (not since or time.monotonic() < since + PUT_OFF) and self.converger.tools.presses()
+        """Whether what waits since then (0: not yet) may wait still: something comes first, and it is not for long."""
+        now = time.monotonic()
+        stops = self.converger.put_off and now >= self.stops_at
+        return (not since or now < since + PUT_OFF) and (bool(stops) or self.converger.tools.presses())
 
     def _publish(self, report: Report | None = None) -> None:
         """Tell how the host is now: as the pass found it, where it looked at everything and changed nothing."""
