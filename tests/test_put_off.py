@@ -242,15 +242,15 @@ class _Quiet:
         return lambda *_: None
 
 
-def daemon(world: World, desired: DesiredState) -> Daemon:
-    """One that has put stops off, and now reads that state."""
+def daemon(world: World, desired: DesiredState, *, alone: bool = True) -> Daemon:
+    """One that has put stops off, of a and b where they are ``alone``, and now reads that state."""
     quiet = cast("Any", _Quiet())
     signals = cast("Any", SimpleNamespace(fd=os.eventfd(0), reload=False, stop=False))
     watch = SimpleNamespace(name="none", fd=os.eventfd(0), read=lambda: None)
     seams = Seams(lambda: desired, cast("Any", watch), cast("Any", watch), quiet.rearm, quiet, quiet.settle_in)
     one = Daemon(world.converger, seams, signals)
     world.converger.run(WAKE, enforce=True)
-    assert world.converger.under_way == ("a", "b")
+    assert world.converger.under_way == ("a", "b") or not alone
     return one
 
 
@@ -321,3 +321,17 @@ def test_after_a_new_state_could_not_be_looked_at_for_a_change_is_judged_by_all_
     held = [s.held for s in report.plan.steps if s.service == "lib" and isinstance(s.action, Unlink)]
     assert held == ["the approved app needs it"]
     assert "/etc/rc2.d/S20lib" in world.eyes.tree
+
+
+def test_after_many_stops_ended_at_once_everything_is_looked_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass for each would leave the daemon deaf for seconds after a storm."""
+    names, one = many(world), daemon(world, world.converger.observer.desired, alone=False)
+    one._go_on()
+    assert sorted(world.converger.in_flight) == sorted(names)
+    wakes: list[Wake] = []
+    monkeypatch.setattr(one, "_pass", wakes.append)
+    monkeypatch.setattr(Converger, "advance", lambda self, ready, now: [self.conclude(name) for name in names])
+    one._on_stops(set())
+    assert [wake.cause for wake in wakes] == [f"the stop of a, and of {len(names) - 1} more, ended"]
