@@ -42,7 +42,8 @@ Found = tuple[int, str, str, os.stat_result]
 Item = tuple[str, str, str, str, str]
 """What is to be done: its id, its pass, the word, the service and the target."""
 
-Begin = Callable[[list[Item]], None]
+Stop = Callable[[list[Item], bool], None]
+"""Is handed what to stop, and whether that is written down already."""
 
 
 class Records:
@@ -69,9 +70,15 @@ class Records:
         """Make durable what is about to go."""
         os.write(self.manifest, "".join(lines).encode())
         os.fdatasync(self.manifest)
-        with suppress(FileNotFoundError):
-            os.rename(NEXT, pass_id, src_dir_fd=self.quarantine, dst_dir_fd=self.quarantine)
-            os.fsync(self.quarantine)
+        os.rename(NEXT, pass_id, src_dir_fd=self.quarantine, dst_dir_fd=self.quarantine)
+        os.fsync(self.quarantine)
+
+    def keep_more(self, pass_id: str, lines: list[str]) -> None:
+        """The same for a pass of which something is kept already."""
+        manifest = os.open(f"{pass_id}/manifest.jsonl", os.O_WRONLY | os.O_APPEND, dir_fd=self.quarantine)
+        os.write(manifest, "".join(lines).encode())
+        os.fdatasync(manifest)
+        os.close(manifest)
 
     def write(self, record: str, items: list[tuple[Item, str]]) -> None:
         """Make a record of each durable, with its outcome, each with the hash of the one before."""
@@ -133,14 +140,14 @@ def remove(found: Found) -> None:
         os.unlink(name, dir_fd=folder)
 
 
-def correct(records: Records, found: list[Found], begin: Begin | None = None) -> None:
+def correct(records: Records, found: list[Found], stop: Stop | None = None) -> None:
     """One pass."""
     if not found:
         return
     fcntl.flock(records.lock, fcntl.LOCK_EX)
     pass_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.urandom(4).hex()}"
     links = [(f"{pass_id}.{n}", pass_id, "unlink", f[1][3:], f"/etc/rc2.d/{f[1]}") for n, f in enumerate(found, 1)]
-    names = dict.fromkeys(name[3:] for _, name, _, _ in found) if begin else ()
+    names = dict.fromkeys(name[3:] for _, name, _, _ in found) if stop else ()
     stops = [(f"{pass_id}.{n}", pass_id, "stop-service", s, s) for n, s in enumerate(names, len(found) + 1)]
     first = stops if len(stops) <= FEW else []
     records.keep(pass_id, [*map(_manifest, links, found), *map(_manifest_of_stop, first)])
@@ -149,11 +156,8 @@ def correct(records: Records, found: list[Found], begin: Begin | None = None) ->
         remove(each)
     for folder in {each[0] for each in found}:
         os.fsync(folder)
-    if begin and stops:
-        if not first:
-            records.keep(pass_id, [*map(_manifest_of_stop, stops)])
-            records.write("intent", [(item, "") for item in stops])
-        begin(stops)
+    if stop:
+        stop(stops, bool(first))
     outcome = "failed" if any(look(folder, name) for folder, name, _, _ in found) else "done"
     records.write("outcome", [(item, outcome) for item in links])
     records.end()
@@ -161,18 +165,34 @@ def correct(records: Records, found: list[Found], begin: Begin | None = None) ->
 
 
 class Stops:
-    """The stops under way, by their descriptor."""
+    """The stops under way, by their descriptor, and those that wait while more links come."""
 
-    def __init__(self, records: Records, poll: select.poll) -> None:
+    def __init__(self, records: Records, poll: select.poll, inotify: int) -> None:
         os.chdir("/")
         os.umask(0o022)
-        self._records, self._poll = records, poll
+        self._records, self._poll, self._more = records, poll, select.poll()
+        self._more.register(inotify, select.POLLIN)
         self._begun: dict[int, tuple[Item, stopping.Begun]] = {}
+        self._untold: list[Item] = []
+        self._waiting: list[Item] = []
 
-    def begin(self, items: list[Item]) -> None:
+    def add(self, items: list[Item], told: bool) -> None:
+        """Begin them, or leave them for later where more links have come."""
+        (self._waiting if told else self._untold).extend(items)
+        self.go_on()
+
+    def go_on(self) -> None:
         """Begin those on which nobody lives, as a look just now tells; then let them go first."""
+        if not (self._untold or self._waiting) or self._more.poll(0):
+            return
+        if self._untold:
+            self._records.keep_more(self._untold[0][1], [*map(_manifest_of_stop, self._untold)])
+            self._records.write("intent", [(item, "") for item in self._untold])
+            self._waiting += self._untold
+            self._untold = []
         kept, refused = stopping.lived_on(), []
-        for item in items:
+        while self._waiting and not self._more.poll(0):
+            item = self._waiting.pop()
             begun = stopping.begin(item[3]) if item[3] not in kept else None
             if begun is None:
                 refused.append((item, "held"))
@@ -222,15 +242,16 @@ def main() -> None:
         libc.inotify_add_watch(inotify, path.encode(), CREATE_OR_MOVED_TO): os.open(path, os.O_RDONLY) for path in paths
     }
     records, poll = Records(os.path.join(paths[0], HOME)), select.poll()
-    stops = Stops(records, poll) if "--stops" in sys.argv else None
-    begin = stops.begin if stops else None
-    correct(records, [found for fd in folders.values() for name in os.listdir(fd) if (found := look(fd, name))], begin)
+    stops = Stops(records, poll, inotify) if "--stops" in sys.argv else None
+    stop = stops.add if stops else None
+    correct(records, [found for fd in folders.values() for name in os.listdir(fd) if (found := look(fd, name))], stop)
     poll.register(inotify, select.POLLIN)
     while ready := [fd for fd, _ in poll.poll()]:
         if inotify in ready:
-            correct(records, batch(inotify, folders), begin)
+            correct(records, batch(inotify, folders), stop)
         if stops:
             stops.end(ready)
+            stops.go_on()
 
 
 if __name__ == "__main__":
