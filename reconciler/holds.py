@@ -6,11 +6,11 @@ The rails outrank everything the state says: what they keep, no correction touch
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from reconciler.contested import Memory
+from reconciler.contested import Contest, Memory
 from reconciler.kinds.base import Context
 from reconciler.lineage import HeldAddress, Lineage, leasing
 from reconciler.model import (
@@ -181,6 +181,11 @@ class _Scene:
         return self._unlinking[service]
 
     @cached_property
+    def contests(self) -> Mapping[str, Contest]:
+        """What is contested now, by name."""
+        return self.restraints.memory.contested(self.restraints.now)
+
+    @cached_property
     def unread(self) -> frozenset[str]:
         """The init scripts that could not be read; "" where the whole folder could not be."""
         gaps = (gap.ref for sight in self.context.snapshot.sights.values() for gap in sight.gaps)
@@ -252,7 +257,7 @@ def _contested(step: Step, scene: _Scene) -> str:
     if not restraints.memory.contests or restraints.ordered or not ends(step.action):
         return ""
     names, now = scene.context.catalogue.service(step.service).names, restraints.now
-    contests = [c for n, c in restraints.memory.contested(now).items() if n in names and c.left(now) > 0]
+    contests = [c for n, c in scene.contests.items() if n in names and c.left(now) > 0]
     if not contests:
         return ""
     worst = max(contests, key=lambda contest: contest.left(now))
