@@ -57,7 +57,7 @@ class Product:
     def start_live(self, tree: Tree, env: Mapping[str, str] | None = None) -> Running:
         """The daemon on a tree that is the root of a host of its own: there it stops what it finds."""
         command = [PYTHON, "-I", "/staged/live-launcher", "run"]
-        return Running(_live(tree, self.staged, command), inside=True, said=self.said, env=env)
+        return Running(live(tree, self.staged, command), inside=True, said=self.said, env=env)
 
 
 class Limit:
@@ -79,7 +79,7 @@ class Limit:
         """Guard the links of a host of its own, and start the stops."""
         folders = [f"/etc/rc{level}.d" for level in "12345S"]
         command = ["/staged/guard", "-a", "/approved", "-s", "", "links", *folders]
-        return Running(_live(tree, self.staged, command), inside=True, said=self.said, env=env)
+        return Running(live(tree, self.staged, command), inside=True, said=self.said, env=env)
 
     def argv(self, tree: Tree, task: Task, *options: str) -> list[str]:
         """The program and what it looks at."""
@@ -98,7 +98,8 @@ def _subject(root: Path, task: Task) -> list[str]:
             return ["file", f"{root}/etc/network/interfaces", f"{root}/etc/dom0-reconciler/interfaces"]
 
 
-def _live(tree: Tree, staged: Path, command: Sequence[str]) -> list[str]:
+def live(tree: Tree, staged: Path, command: Sequence[str]) -> list[str]:
+    """A command on a tree that is the root of a host of its own, where ``staged`` lies in /staged."""
     own = ["unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "--kill-child", "--"]
     return [*own, "sh", str(HERE / "live.sh"), str(tree.path), str(staged), *command]
 

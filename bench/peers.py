@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from bench.contenders import HERE, PYTHON, Task
+from bench.contenders import HERE, PYTHON, Task, live
 from bench.peerroot import PeerRoot
 from bench.process import Running
 from bench.stage import Tree
@@ -30,7 +30,7 @@ class Loop:
     """A bare loop of some lines of Python: the least that a library asks, or that the promises ask."""
 
     def __init__(self, script: str, name: str, work: Path, libraries: Path | None) -> None:
-        self.name, self.said = name, work / f"{script}.out"
+        self.name, self.said, self.stops = name, work / f"{script}.out", script in STOPPING
         self._program = HERE / "loops" / f"{script}.py"
         self._path = str(libraries) if libraries else ""
 
@@ -38,6 +38,19 @@ class Loop:
         """Guard the runlevels' folders."""
         argv = [PYTHON, str(self._program), *folders_of(tree)]
         return Running(argv, said=self.said, env={"PYTHONPATH": self._path, "PYTHONDONTWRITEBYTECODE": "1"})
+
+    def start_live(self, tree: Tree) -> Running:
+        """Guard the links of a host of its own, and stop what they started."""
+        folders = [f"/etc/rc{level}.d" for level in "12345S"]
+        command = [
+            "env",
+            "PYTHONPATH=/staged",
+            PYTHON,
+            f"/staged/bench/loops/{self._program.name}",
+            "--stops",
+            *folders,
+        ]
+        return Running(live(tree, HERE.parent, command), inside=True, said=self.said)
 
 
 class Peer:
@@ -186,5 +199,8 @@ HEAVY: Mapping[str, Callable[[Tree, Path], list[str]]] = {"ansible": _ansible, "
 
 BARE_LOOPS = {"with_ctypes": "Python, ctypes", "with_promises": "Python, with the promises"}
 """They need nothing but Python; the second keeps a record, keeps what goes and looks again, as the product does."""
+
+STOPPING = ("with_promises",)
+"""They can stop services as well."""
 
 LOOPS = {**BARE_LOOPS, "with_pyinotify": "Python, pyinotify", "with_watchdog": "Python, watchdog"}

@@ -16,7 +16,7 @@ from statistics import median
 from bench.contenders import HERE, PYTHON, Product
 from bench.process import cpus, on
 from bench.results import machine
-from bench.run import Bench, all_guarded, guarded, starting
+from bench.run import Bench, Start, all_guarded, guarded, starting
 from bench.tree import Shape
 from bench.workloads import passes, reaction, starts, storms
 
@@ -42,7 +42,8 @@ def reactions(bench: Bench, product: Product) -> Ratios:
 
 def stops(bench: Bench, product: Product) -> Ratios:
     """A link, until its service's stop script runs."""
-    with all_guarded(bench.stage, bench.live_starts, Shape(stop=True, strangers=reaction.STOPPED)) as each:
+    starts_: dict[str, Start] = {"C": bench.limit.start_live, product.name: product.start_live}
+    with all_guarded(bench.stage, starts_, Shape(stop=True, strangers=reaction.STOPPED)) as each:
         samples = reaction.take(each, reaction.stop_started, reaction.STOPPED)
     return {"stop script started": min(samples[product.name]) / min(samples["C"])}
 

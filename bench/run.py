@@ -62,9 +62,10 @@ class Bench:
 
     @property
     def live_starts(self) -> dict[str, Start]:
-        """How both begin on hosts of their own, where stop scripts run."""
+        """How those begin on hosts of their own that can stop what they find there."""
         starts: dict[str, Start] = {self.limit.name: self.limit.start_live}
-        return starts | {one.name: one.start_live for one in self.products}
+        starts |= {one.name: one.start_live for one in self.products}
+        return starts | {one.name: one.start_live for one in self.loops if one.stops}
 
     @property
     def watchers(self) -> tuple[Contender, ...]:

@@ -33,6 +33,9 @@ from reconciler.text import escape, plain
 
 Slow = StopService | StartService | Signal | ApplyNetwork
 
+FEW = 8
+"""Stops that are written down in one batch with all else; to write down more of them would keep links in place."""
+
 
 def is_slow(action: Action) -> bool:
     """True for what does not end at once: a stop or start, a signal that is to end processes, a network's change."""
@@ -79,6 +82,14 @@ class Staging(Protocol):
     def withdraw(self, why: str) -> None:
         """Put back the files of what was staged and will not be applied, under the lock."""
         ...
+
+
+def parted(attempts: list[Attempt], *, pressed: bool) -> tuple[list[Attempt], list[Attempt]]:
+    """What is done first, and the stops that wait until it is done: many of them, or any where more presses."""
+    stops = [attempt for attempt in attempts if isinstance(attempt.step.action, StopService)]
+    if not stops or (len(stops) <= FEW and not pressed):
+        return attempts, []
+    return [attempt for attempt in attempts if not isinstance(attempt.step.action, StopService)], stops
 
 
 def without_what_is_lost(attempts: Iterable[Attempt], lost: Mapping[str, str]) -> list[Attempt]:

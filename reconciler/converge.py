@@ -1,7 +1,8 @@
 """One pass: look, plan, keep what would be lost, write down the intent, act, look again, write down the outcome.
 
 The order is the promise. What an action removes is in quarantine and all intents of a batch are durable before the
-first effect; an action is ``done`` when a fresh look no longer asks for it, not when a call returned.
+first effect; an action is ``done`` when a fresh look no longer asks for it, not when a call returned. Many stops are a
+batch of their own, after the links are gone: killed in between, the next full pass finds what still runs.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from reconciler.attempts import (
     cause_of,
     is_slow,
     made_durable,
+    parted,
     record_of,
     subject_of,
     unless_in_vain,
@@ -32,19 +34,24 @@ from reconciler.expectations import states_before
 from reconciler.holds import UNDER_WAY, Restraints, budgeted_in, hold, key_of, running
 from reconciler.host import Handle, Hands
 from reconciler.host.moments import now
+from reconciler.host.waiting import give_way
 from reconciler.journal import Journal, notice
 from reconciler.lineage import ADDRESSES, Lineage
-from reconciler.model import Outcome, Plan, Record, Signal, StopService, Wake
+from reconciler.model import Outcome, Plan, Record, Signal, StopService, Wake, target_of
 from reconciler.moment import Moment
-from reconciler.network.applying import ApplyNetwork
 from reconciler.observer import Observer
 from reconciler.proof import RUNNING, proved, still_asked, touched
 from reconciler.quarantine import Quarantine
+from reconciler.services import grouped
+from reconciler.staging import staged, unstage
 from reconciler.storage.store import SPARE
 from reconciler.text import escape
 
 PUT_OFF = 0.5
 """Seconds for which stops are put off at most."""
+
+_PENDING = Outcome("pending", "under way")
+_UNDER_WAY = Outcome("held", UNDER_WAY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +79,8 @@ class Converger:
     observer: Observer
     tools: Tools
     in_flight: dict[str, tuple[Handle, Attempt]] = field(default_factory=dict)
-    put_off: dict[str, Attempt] = field(default_factory=dict)  # stops whose intents are written, for go_on() to begin
+    put_off: dict[str, Attempt] = field(default_factory=dict)  # stops for go_on() to begin
+    untold: set[str] = field(default_factory=set)  # the ids of these whose intents are to be written first
     put_off_at: float = 0.0
     owed: list[Record] = field(default_factory=list)
     ordered: bool = False
@@ -91,20 +99,12 @@ class Converger:
             self.observer.contested = frozenset(n for c in contested for n in catalogue.service(c).names)
         else:
             self.observer.contested = frozenset()
-        return Restraints(
-            frozenset(self.under_way),
-            at,
-            overrides,
-            self.packaging(),
-            self.memory,
-            self.budgeted,
-            ordered=self.ordered,
-            switch=switch,
-        )
+        held = frozenset(self.under_way), at, overrides, self.packaging(), self.memory, self.budgeted
+        return Restraints(*held, ordered=self.ordered, switch=switch)
 
     @property
     def under_way(self) -> tuple[str, ...]:
-        """The services whose stop is announced and not over, begun or not."""
+        """The services whose stop is decided on and not over, begun or not."""
         return (*self.in_flight, *self.put_off)
 
     def packaging(self) -> str:
@@ -132,9 +132,7 @@ class Converger:
             whole = wake.places is None and not self.budgeted
             return Report(pass_id, plan, waiting=waiting, still=restraints if whole else None)
         with self.tools.lock():
-            if (
-                self.observer.orders()[0] != restraints.overrides
-            ):  # a pause was ordered meanwhile: from then on it holds
+            if self.observer.orders()[0] != restraints.overrides:  # what was ordered meanwhile holds from then on
                 due = [step for step in hold(due, self.observer.context(), self.restraints()) if step.held is None]
             attempts = [Attempt(f"{pass_id}.{n}", pass_id, cause_of(wake, step), step) for n, step in enumerate(due, 1)]
             attempts = self._correct(pass_id, attempts) if attempts else []
@@ -179,19 +177,20 @@ class Converger:
             self.tools.remember(self.memory)
 
     def _correct(self, pass_id: str, attempts: list[Attempt]) -> list[Attempt]:
-        attempts = self._stage(pass_id, self._keep(pass_id, attempts))
+        attempts, stops = parted(attempts, pressed=self.presses())
+        attempts = staged(self.tools.staging, self.tools.quarantine, pass_id, self._keep(pass_id, attempts))
         try:
             self._announce(attempts)
         except BaseException:
-            self._unstage(attempts)
+            unstage(self.tools.staging, attempts)
             raise
         tried: list[Attempt] = []
         for attempt in attempts:
             tried.append(self._try(unless_in_vain(attempt, tried), self._do))
-        attempts = made_durable(tried, self.tools.hands)
-        attempts = [self._try(attempt, self._begin) for attempt in self._allowed(attempts)]
-        self._unstage(attempts)
-        return self._finish(attempts)
+        attempts = self._begin_all(made_durable(tried, self.tools.hands))
+        unstage(self.tools.staging, attempts)
+        stops = [attempt.ended(self._put_off(attempt, told=False)) for attempt in stops]
+        return [*self._finish(attempts), *stops]
 
     def _finish(self, attempts: list[Attempt]) -> list[Attempt]:
         """Prove what was done, and write down how it ended."""
@@ -225,34 +224,6 @@ class Converger:
             return without_what_is_lost(checked, lost)
         return checked
 
-    def _stage(self, pass_id: str, attempts: list[Attempt]) -> list[Attempt]:
-        """Where the running network is to follow its files: all of them as expected, and the way back durable."""
-        applying = [attempt for attempt in attempts if isinstance(attempt.step.action, ApplyNetwork)]
-        if not applying or self.tools.staging is None:
-            return attempts
-        theirs = {
-            attempt.id for attempt in attempts if attempt.step.findings[0].kind == applying[0].step.findings[0].kind
-        }
-        if any(attempt.outcome is not None for attempt in attempts if attempt.id in theirs):
-            stale = Outcome("stale", "not all of the network's files are as they were looked at, or can be kept")
-            return [replace(a, outcome=a.outcome or stale) if a.id in theirs else a for a in attempts]
-        kept = [k for k in self.tools.quarantine.of_pass(pass_id) if k.id in theirs - {applying[0].id}]
-        action = applying[0].step.action
-        assert isinstance(action, ApplyNetwork), action  # noqa: S101  (chosen so)
-        try:
-            self.tools.staging.stage(pass_id, action, kept, applying[0].cause)
-        except ReconcilerError as error:
-            return [replace(a, outcome=Outcome("held", str(error))) if a.id in theirs else a for a in attempts]
-        return attempts
-
-    def _unstage(self, attempts: Sequence[Attempt]) -> None:
-        """What was staged and not begun after all; where that fails too, the next start of the daemon does it."""
-        for attempt in attempts:
-            begun = attempt.outcome is not None and attempt.outcome.word == "pending"
-            if isinstance(attempt.step.action, ApplyNetwork) and not begun and self.tools.staging is not None:
-                with suppress(ReconcilerError, OSError):
-                    self.tools.staging.withdraw(attempt.outcome.detail if attempt.outcome else "it was not begun")
-
     def _try(self, attempt: Attempt, effect: Callable[[Attempt], Outcome | None]) -> Attempt:
         if attempt.outcome is not None:
             return attempt
@@ -282,9 +253,9 @@ class Converger:
         return [a.ended(Outcome("held", held[a.id])) if a.id in held else a for a in attempts]
 
     def presses(self) -> bool:
-        """Whether stops are to be put off: a link stays in its place as long as a stop is begun, a process made for it.
+        """Whether stops are to be put off: a link stays as long as a process is made, and a thousand take a second.
 
-        A thousand take a second. Nobody can put them off for longer than ``PUT_OFF``.
+        Nobody can put them off for longer than ``PUT_OFF``.
         """
         overdue = self.put_off_at and monotonic() >= self.put_off_at + PUT_OFF
         return not overdue and self.tools.presses()
@@ -294,27 +265,48 @@ class Converger:
         waiting, self.put_off = self.put_off, {}
         try:
             with self.tools.lock():
-                attempts = [self._try(attempt, self._begin) for attempt in self._allowed(list(waiting.values()))]
-                return self._finish(attempts)
+                return self._finish(self._begin_all(self._told(list(waiting.values()))))
         except BaseException:
             self.put_off = {name: attempt for name, attempt in waiting.items() if name not in self.in_flight}
             raise
         finally:
             self.put_off_at = self.put_off_at if self.put_off else 0.0
 
+    def _put_off(self, attempt: Attempt, *, told: bool) -> Outcome:
+        """Leave a stop to :meth:`go_on`; ``told``: its intent is written already."""
+        service = target_of(attempt.step.action)
+        if service in self.under_way:
+            return _UNDER_WAY
+        self.put_off[service], self.put_off_at = attempt, self.put_off_at or monotonic()
+        self.untold |= set() if told else {attempt.id}
+        return _PENDING
+
+    def _told(self, attempts: list[Attempt]) -> list[Attempt]:
+        """Make durable what a pass has left undone of these: what undo needs, and the intents, in one batch."""
+        untold = grouped((attempt.pass_id, attempt) for attempt in attempts if attempt.id in self.untold)
+        kept = {attempt.id: attempt for pass_id, those in untold.items() for attempt in self._keep(pass_id, those)}
+        self._announce([*kept.values()])
+        self.untold -= kept.keys()
+        return [kept.get(attempt.id, attempt) for attempt in attempts]
+
+    def _begin_all(self, attempts: list[Attempt]) -> list[Attempt]:
+        """Begin what takes its time, as far as it may still be done; the scripts go before what is left to do here."""
+        begun = [self._try(attempt, self._begin) for attempt in self._allowed(attempts)]
+        if any(attempt.outcome == _PENDING for attempt in begun):
+            give_way()
+        return begun
+
     def _begin(self, attempt: Attempt) -> Outcome | None:
         action = attempt.step.action
         assert isinstance(action, Slow), action  # noqa: S101  (all else has its outcome from _do)
-        if action.service in self.in_flight or action.service in self.put_off:
-            return Outcome("held", UNDER_WAY)  # two programs of it: the second in the next pass
-        pending = Outcome("pending", "under way")
+        if action.service in self.under_way:
+            return _UNDER_WAY  # two programs of it: the second in the next pass
         if isinstance(action, StopService) and self.presses():
-            self.put_off[action.service], self.put_off_at = attempt, self.put_off_at or monotonic()
-            return pending
+            return self._put_off(attempt, told=True)
         if subject_of(attempt) in self.memory.contests:
             self._note_starter(action.service)
-        self.in_flight[action.service] = (self.tools.hands.begin(action), attempt.ended(pending))
-        return pending
+        self.in_flight[action.service] = (self.tools.hands.begin(action), attempt.ended(_PENDING))
+        return _PENDING
 
     def advance(self, ready: Collection[int], now: float) -> list[Attempt]:
         """Conclude the stops whose descriptor is ready, press those whose time is up (``now`` is monotonic)."""
@@ -390,7 +382,9 @@ class Converger:
         begun = service in self.in_flight
         attempt = self.in_flight.pop(service)[1] if begun else self.put_off.pop(service)
         self.put_off_at = self.put_off_at if self.put_off else 0.0
-        self._owe([attempt.ended(Outcome("unverified", why) if begun else Outcome("held", f"not begun: {why}"))])
+        if attempt.id not in self.untold:  # of that nothing was written, and nothing done
+            self._owe([attempt.ended(Outcome("unverified", why) if begun else Outcome("held", f"not begun: {why}"))])
+        self.untold.discard(attempt.id)
         with suppress(ReconcilerError, OSError):
             self.settle_debts()
 

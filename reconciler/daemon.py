@@ -198,9 +198,8 @@ class Daemon:
             self._pass(wake)
 
     def _on_stops(self, ready: set[int]) -> None:
-        if self.converger.in_flight:
-            for ended in self.converger.advance(ready, time.monotonic()):
-                self._after_stop(ended)
+        if self.converger.in_flight and (ended := self.converger.advance(ready, time.monotonic())):
+            self._after_stops(ended)
 
     def _go_on(self) -> None:
         """Begin the stops that were put off, and tell how the host is, where nothing presses any more."""
@@ -298,13 +297,15 @@ class Daemon:
         if full and self._mode() == "enforce":
             self.converger.settled(self.status.plan)
 
-    def _after_stop(self, ended: Attempt) -> None:
-        """What a stop leaves behind (a process that stayed, a socket) is looked for at once."""
-        if ended.outcome is not None and ended.outcome.word == "done":
-            self._pass(Wake(f"the stop of {escape(ended.step.service)} ended"))
-        else:
+    def _after_stops(self, ended: list[Attempt]) -> None:
+        """What stops leave behind (a process that stayed, a socket) is looked for at once; once for all that ended."""
+        done = [attempt for attempt in ended if attempt.outcome is not None and attempt.outcome.word == "done"]
+        if len(done) < len(ended):
             self._retry()
             self._publish()
+        if done:
+            more = f", and of {len(done) - 1} more," if done[1:] else ""
+            self._pass(Wake(f"the stop of {escape(done[0].step.service)}{more} ended"))
 
     def _retry(self) -> None:
         interval = self.converger.observer.desired.interval
@@ -362,8 +363,10 @@ class Daemon:
             self._publish(report)
 
     def _may_wait(self, since: float) -> bool:
-        """Whether what waits since then (0: not yet) may wait still: something presses, and it is not for long."""
-        return (not since or time.monotonic() < since + PUT_OFF) and self.converger.tools.presses()
+        """Whether what waits since then (0: not yet) may wait still: something comes first, and it is not for long."""
+        now = time.monotonic()
+        stops = self.converger.put_off and now >= self.stops_at
+        return (not since or now < since + PUT_OFF) and (bool(stops) or self.converger.tools.presses())
 
     def _publish(self, report: Report | None = None) -> None:
         """Tell how the host is now: as the pass found it, where it looked at everything and changed nothing."""

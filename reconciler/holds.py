@@ -6,11 +6,11 @@ The rails outrank everything the state says: what they keep, no correction touch
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from reconciler.contested import Memory
+from reconciler.contested import Contest, Memory
 from reconciler.kinds.base import Context
 from reconciler.lineage import HeldAddress, Lineage, leasing
 from reconciler.model import (
@@ -72,7 +72,8 @@ def hold(steps: Iterable[Step], context: Context, restraints: Restraints) -> tup
     judged = [_held(step, _why(step, scene)) for step in planned]
     over = over_budget(judged, context, restraints, scene) | restraints.budgeted
     judged = _together([_held(step, _unbudgeted(step, over, context)) for step in judged])
-    return tuple(_held(step, _vain(step, judged, scene)) for step in judged)
+    unmade = _Unmade(judged)
+    return tuple(_held(step, _vain(step, unmade, scene)) for step in judged)
 
 
 def _why(step: Step, scene: _Scene) -> str:
@@ -120,7 +121,7 @@ def _together(steps: list[Step]) -> list[Step]:
     return [_held(step, why) if step.findings[0].kind == "interfaces" else step for step in steps]
 
 
-def _vain(step: Step, steps: Iterable[Step], scene: _Scene) -> str:
+def _vain(step: Step, unmade: _Unmade, scene: _Scene) -> str:
     """A reload costs PID 1 tens of milliseconds: none when all that it would take in is held, pass after pass.
 
     Nor is a super-server told of lines that are left as they are, nor stopped for its link alone what does not run.
@@ -128,24 +129,37 @@ def _vain(step: Step, steps: Iterable[Step], scene: _Scene) -> str:
     if step.held:
         return ""
     if isinstance(step.action, ReloadManager):
-        return "what it would take in is held" if _all_held(step, steps, _CONFIGURATION) else ""
+        return "what it would take in is held" if unmade.covers(step, _CONFIGURATION) else ""
     kinds = {ref.kind for ref in step.findings}
-    if isinstance(step.action, StopService) and kinds == {"rclinks"} and _all_held(step, steps, (Unlink,)):
+    if isinstance(step.action, StopService) and kinds == {"rclinks"} and unmade.covers(step, (Unlink,)):
         runs = key_of(step.service, scene.context) in running(scene.context, scene.lineage)
         return "" if runs else "what starts it is held, and it is not seen to run"
     if isinstance(step.action, StopService | Signal) and kinds == {"inetd"}:
-        return "what it would be told of is held" if _all_held(step, steps, (WriteFile,)) else ""
+        return "what it would be told of is held" if unmade.covers(step, (WriteFile,)) else ""
     return ""
 
 
-def _all_held(step: Step, steps: Iterable[Step], changes: tuple[type[Action], ...]) -> bool:
-    """True when every finding of a step is mended by changes of these types, and none of them is made."""
-    held: set[Ref] = set()
-    free: set[Ref] = set()
-    for other in steps:
-        if isinstance(other.action, changes):
-            (held if other.held else free).update(other.findings)
-    return held - free >= set(step.findings)
+class _Unmade:
+    """What no change mends that is made; sought once for all steps, since a storm stops a thousand services."""
+
+    def __init__(self, steps: Sequence[Step]) -> None:
+        self._steps = steps
+        self._refs: dict[tuple[type[Action], ...], set[Ref]] = {}
+
+    def covers(self, step: Step, changes: tuple[type[Action], ...]) -> bool:
+        """True when every finding of a step is mended by changes of these types, and none of them is made."""
+        found = self._refs.get(changes)
+        if found is None:
+            found = self._refs[changes] = self._find(changes)
+        return found.issuperset(step.findings)
+
+    def _find(self, changes: tuple[type[Action], ...]) -> set[Ref]:
+        held: set[Ref] = set()
+        free: set[Ref] = set()
+        for step in self._steps:
+            if isinstance(step.action, changes):
+                (held if step.held else free).update(step.findings)
+        return held - free
 
 
 class _Scene:
@@ -165,6 +179,11 @@ class _Scene:
         if service not in self._unlinking:
             self._unlinking[service] = unlink_rail(service, self.context) or _needed(service, self.context)
         return self._unlinking[service]
+
+    @cached_property
+    def contests(self) -> Mapping[str, Contest]:
+        """What is contested now, by name."""
+        return self.restraints.memory.contested(self.restraints.now)
 
     @cached_property
     def unread(self) -> frozenset[str]:
@@ -238,7 +257,7 @@ def _contested(step: Step, scene: _Scene) -> str:
     if not restraints.memory.contests or restraints.ordered or not ends(step.action):
         return ""
     names, now = scene.context.catalogue.service(step.service).names, restraints.now
-    contests = [c for n, c in restraints.memory.contested(now).items() if n in names and c.left(now) > 0]
+    contests = [c for n, c in scene.contests.items() if n in names and c.left(now) > 0]
     if not contests:
         return ""
     worst = max(contests, key=lambda contest: contest.left(now))

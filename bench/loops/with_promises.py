@@ -1,4 +1,6 @@
-"""The least that the promises ask of Python: kept first, the intent durable, proved by a look. Usage: FOLDER...
+"""The least that the promises ask of Python: kept first, the intent durable, proved by a look.
+
+Usage: [--stops] FOLDER...   with --stops the service of each link that went is stopped, on a host of its own
 
 The same files, the same records and the same calls that make them durable as the product's, and nothing else: no state,
 no rails, no plan. What it needs is what a Python program that keeps these promises cannot be without.
@@ -14,8 +16,13 @@ import select
 import struct
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from hashlib import sha256
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bench.loops import stopping
 
 CREATE_OR_MOVED_TO = 0x100 | 0x80
 OVERFLOW = 0x4000
@@ -25,8 +32,18 @@ HOME = "../../var/lib/dom0-reconciler"
 CREATE = os.O_RDWR | os.O_CREAT | os.O_APPEND
 encode = json.JSONEncoder(separators=(",", ":")).encode
 
+STRANGERS = ("bad", "hung")
+FEW = 8
+"""Stops that are written down with their links; more of them afterwards."""
+
 Found = tuple[int, str, str, os.stat_result]
 """The folder, a name in it, where it leads and its status."""
+
+Item = tuple[str, str, str, str, str]
+"""What is to be done: its id, its pass, the word, the service and the target."""
+
+Stop = Callable[[list[Item], bool], None]
+"""Is handed what to stop, and whether that is written down already."""
 
 
 class Records:
@@ -49,35 +66,53 @@ class Records:
         os.fsync(folder)
         os.close(folder)
 
-    def keep(self, pass_id: str, found: list[Found]) -> None:
+    def keep(self, pass_id: str, lines: list[str]) -> None:
         """Make durable what is about to go."""
-        lines = "".join([_manifest(f"{pass_id}.{n}", each) for n, each in enumerate(found, 1)])
-        os.write(self.manifest, lines.encode())
+        os.write(self.manifest, "".join(lines).encode())
         os.fdatasync(self.manifest)
         os.rename(NEXT, pass_id, src_dir_fd=self.quarantine, dst_dir_fd=self.quarantine)
         os.fsync(self.quarantine)
 
-    def write(self, record: str, outcome: str, pass_id: str, found: list[Found]) -> None:
-        """Make a record of each durable, each with the hash of the one before."""
+    def keep_more(self, pass_id: str, lines: list[str]) -> None:
+        """The same for a pass of which something is kept already."""
+        manifest = os.open(f"{pass_id}/manifest.jsonl", os.O_WRONLY | os.O_APPEND, dir_fd=self.quarantine)
+        os.write(manifest, "".join(lines).encode())
+        os.fdatasync(manifest)
+        os.close(manifest)
+
+    def write(self, record: str, items: list[tuple[Item, str]]) -> None:
+        """Make a record of each durable, with its outcome, each with the hash of the one before."""
         now, lines = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), []
-        for number, (_, name, _, _) in enumerate(found, 1):
-            line = _record(f"{pass_id}.{number}", now, pass_id, record, outcome, name, self.prev)
+        for item, outcome in items:
+            line = _record(item, now, record, outcome, self.prev)
             self.prev = sha256(line).hexdigest()
             lines.append(line)
         os.write(self.journal, b"".join(lines))
         os.fdatasync(self.journal)
 
+    def end(self) -> None:
+        """After a pass: the head for who reads it, and the next pass's folder."""
+        os.pwrite(self.head, self.prev.encode(), 0)
+        os.close(self.manifest)
+        self.prepare()
 
-def _manifest(action_id: str, found: Found) -> str:
+
+def _manifest(item: Item, found: Found) -> str:
     _, name, target, status = found
-    action = {"is": "Unlink", "path": f"/etc/rc2.d/{name}", "target": target, "leave": leave(name)}
+    action = {"is": "Unlink", "path": item[4], "target": target, "leave": leave(name)}
     state = {"is": "LinkState", "target": target, "uid": status.st_uid, "gid": status.st_gid, "at": status.st_mtime_ns}
-    return encode({"id": action_id, "action": action, "state": state}) + "\n"
+    return encode({"id": item[0], "action": action, "state": state}) + "\n"
 
 
-def _record(action_id: str, now: str, pass_id: str, record: str, outcome: str, name: str, prev: str) -> bytes:
-    fields = {"id": action_id, "time": now, "pass": pass_id, "record": record, "action": "unlink", "kind": "rclinks"}
-    fields |= {"service": name[3:], "target": f"/etc/rc2.d/{name}", "outcome": outcome, "cause": f"create rc2.d/{name}"}
+def _manifest_of_stop(item: Item) -> str:
+    action = {"is": "StopService", "service": item[3], "script": item[4], "units": []}
+    return encode({"id": item[0], "action": action, "state": None}) + "\n"
+
+
+def _record(item: Item, now: str, record: str, outcome: str, prev: str) -> bytes:
+    action_id, pass_id, action, service, target = item
+    fields = {"id": action_id, "time": now, "pass": pass_id, "record": record, "action": action, "kind": "rclinks"}
+    fields |= {"service": service, "target": target, "outcome": outcome, "cause": f"create {target}"}
     return (encode(fields | {"rule": "unapproved", "detail": "", "prev": prev}) + "\n").encode()
 
 
@@ -88,7 +123,7 @@ def leave(name: str) -> str:
 
 def look(folder: int, name: str) -> Found | None:
     """A start link that nobody approved, as it lies there."""
-    if name[:1] != "S" or name[3:6] != "bad":
+    if name[:1] != "S" or not name[3:].startswith(STRANGERS):
         return None
     try:
         return folder, name, os.readlink(name, dir_fd=folder), os.lstat(name, dir_fd=folder)
@@ -105,24 +140,81 @@ def remove(found: Found) -> None:
         os.unlink(name, dir_fd=folder)
 
 
-def correct(records: Records, found: list[Found]) -> None:
+def correct(records: Records, found: list[Found], stop: Stop | None = None) -> None:
     """One pass."""
     if not found:
         return
     fcntl.flock(records.lock, fcntl.LOCK_EX)
     pass_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.urandom(4).hex()}"
-    records.keep(pass_id, found)
-    records.write("intent", "", pass_id, found)
+    links = [(f"{pass_id}.{n}", pass_id, "unlink", f[1][3:], f"/etc/rc2.d/{f[1]}") for n, f in enumerate(found, 1)]
+    names = dict.fromkeys(name[3:] for _, name, _, _ in found) if stop else ()
+    stops = [(f"{pass_id}.{n}", pass_id, "stop-service", s, s) for n, s in enumerate(names, len(found) + 1)]
+    first = stops if len(stops) <= FEW else []
+    records.keep(pass_id, [*map(_manifest, links, found), *map(_manifest_of_stop, first)])
+    records.write("intent", [(item, "") for item in (*links, *first)])
     for each in found:
         remove(each)
     for folder in {each[0] for each in found}:
         os.fsync(folder)
+    if stop:
+        stop(stops, bool(first))
     outcome = "failed" if any(look(folder, name) for folder, name, _, _ in found) else "done"
-    records.write("outcome", outcome, pass_id, found)
-    os.pwrite(records.head, records.prev.encode(), 0)
-    os.close(records.manifest)
-    records.prepare()
+    records.write("outcome", [(item, outcome) for item in links])
+    records.end()
     fcntl.flock(records.lock, fcntl.LOCK_UN)
+
+
+class Stops:
+    """The stops under way, by their descriptor, and those that wait while more links come."""
+
+    def __init__(self, records: Records, poll: select.poll, inotify: int) -> None:
+        os.chdir("/")
+        os.umask(0o022)
+        self._records, self._poll, self._more = records, poll, select.poll()
+        self._more.register(inotify, select.POLLIN)
+        self._begun: dict[int, tuple[Item, stopping.Begun]] = {}
+        self._untold: list[Item] = []
+        self._waiting: list[Item] = []
+
+    def add(self, items: list[Item], told: bool) -> None:
+        """Begin them, or leave them for later where more links have come."""
+        (self._waiting if told else self._untold).extend(items)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Begin those on which nobody lives, as a look just now tells; then let them go first."""
+        if not (self._untold or self._waiting) or self._more.poll(0):
+            return
+        if self._untold:
+            self._records.keep_more(self._untold[0][1], [*map(_manifest_of_stop, self._untold)])
+            self._records.write("intent", [(item, "") for item in self._untold])
+            self._waiting += self._untold
+            self._untold = []
+        kept, refused = stopping.lived_on(), []
+        while self._waiting and not self._more.poll(0):
+            item = self._waiting.pop()
+            begun = stopping.begin(item[3]) if item[3] not in kept else None
+            if begun is None:
+                refused.append((item, "held"))
+            else:
+                self._begun[begun[0]] = item, begun
+                self._poll.register(begun[0], select.POLLIN)
+        if refused:
+            self._records.write("outcome", refused)
+        os.sched_yield()
+
+    def end(self, ready: list[int]) -> None:
+        """Write down how those ended whose descriptors are ready."""
+        ended = []
+        for fd in ready:
+            if fd in self._begun:
+                self._poll.unregister(fd)
+                item, begun = self._begun.pop(fd)
+                ended.append((item, stopping.finish(begun)))
+        if ended:
+            fcntl.flock(self._records.lock, fcntl.LOCK_EX)
+            self._records.write("outcome", ended)
+            fcntl.flock(self._records.lock, fcntl.LOCK_UN)
 
 
 def batch(inotify: int, folders: dict[int, int]) -> list[Found]:
@@ -144,18 +236,25 @@ def batch(inotify: int, folders: dict[int, int]) -> list[Found]:
 def main() -> None:
     """Guard the folders until killed."""
     libc = ctypes.CDLL(None, use_errno=True)
-    inotify = libc.inotify_init1(os.O_NONBLOCK)
+    inotify = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    paths = [word for word in sys.argv[1:] if word != "--stops"]
     folders = {
-        libc.inotify_add_watch(inotify, path.encode(), CREATE_OR_MOVED_TO): os.open(path, os.O_RDONLY)
-        for path in sys.argv[1:]
+        libc.inotify_add_watch(inotify, path.encode(), CREATE_OR_MOVED_TO): os.open(path, os.O_RDONLY) for path in paths
     }
-    records = Records(os.path.join(sys.argv[1], HOME))
-    correct(records, [found for fd in folders.values() for name in os.listdir(fd) if (found := look(fd, name))])
-    poll = select.poll()
+    records, poll = Records(os.path.join(paths[0], HOME)), select.poll()
+    stops = Stops(records, poll, inotify) if "--stops" in sys.argv else None
+    stop = stops.add if stops else None
+    correct(records, [found for fd in folders.values() for name in os.listdir(fd) if (found := look(fd, name))], stop)
     poll.register(inotify, select.POLLIN)
-    while poll.poll():
-        correct(records, batch(inotify, folders))
+    while ready := [fd for fd, _ in poll.poll()]:
+        if inotify in ready:
+            correct(records, batch(inotify, folders), stop)
+        if stops:
+            stops.end(ready)
+            stops.go_on()
 
 
 if __name__ == "__main__":
+    if "--stops" in sys.argv:
+        from bench.loops import stopping
     main()

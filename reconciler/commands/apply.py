@@ -61,7 +61,7 @@ def _rounds(converger: Converger, wake: Wake) -> list[Report]:
 
 def _wait(converger: Converger) -> dict[str, Attempt]:
     """Wait for every stop under way; each has its own time limit."""
-    ended: dict[str, Attempt] = {}
+    ended = {attempt.id: attempt for attempt in converger.go_on()} if converger.put_off else {}
     while converger.in_flight:
         if sys.stderr.isatty():
             error(f"waiting for what was begun: {', '.join(sorted(converger.in_flight))} ...")

@@ -1,7 +1,8 @@
-"""Waiting for what takes its time, for whoever has nothing else to do meanwhile."""
+"""Waiting for what takes its time, for whoever has nothing else to do meanwhile, or what can be done later."""
 
 from __future__ import annotations
 
+import os
 import select
 import time
 from collections.abc import Sequence
@@ -28,3 +29,8 @@ def to_its_end(handle: Handle) -> Outcome:
                 return outcome
         elif handle.deadline <= time.monotonic():
             handle.expire()
+
+
+def give_way() -> None:
+    """Let go first what was just started: on a host with one processor it would wait for all that we still do."""
+    os.sched_yield()

@@ -50,14 +50,28 @@ class RcLink(Resource):
 
 _NOTHING_SEEN = Sight()
 _NO_STOPS: Mapping[str, str] = {}
+_NO_SCRIPTS: Mapping[str, InitScript] = {}
+_NO_STAMPS: Mapping[str, Stamp] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class Links(Sight):
-    """What a runlevel folder holds: its links by ``named``, and as ``stops`` the number of each script's K link."""
+    """What a runlevel folder holds: its links by ``named``, and as ``stops`` the number of each script's K link.
+
+    ``entries`` are what a look at all of it listed; nothing after a look at single names.
+    """
 
     named: Mapping[str, RcLink] = field(default_factory=dict, compare=False, repr=False)
     stops: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    entries: tuple[Entry, ...] = field(default=(), compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Scripts(Sight):
+    """The init scripts, by name as well, and the stamps of those that need not be read again."""
+
+    known: Mapping[str, InitScript] = field(default_factory=dict, compare=False, repr=False)
+    stamps: Mapping[str, Stamp] = field(default_factory=dict, compare=False, repr=False)
 
 
 def places(desired: DesiredState, host: Host) -> Iterable[Place]:
@@ -90,8 +104,10 @@ def observe_after(place: Place, eyes: Eyes, before: Sight) -> Sight:
         return Sight()
     if place.folder == SCRIPTS:
         return _scripts(entries, eyes, before)
+    if isinstance(before, Links) and entries and entries == before.entries:
+        return before
     named, gaps = _links(place.folder, entries, before.named if isinstance(before, Links) else {})
-    return Links(tuple(named.values()), tuple(gaps), named=named, stops=_stops_of(named.values()))
+    return Links(tuple(named.values()), tuple(gaps), named=named, stops=_stops_of(named.values()), entries=entries)
 
 
 def observe_again(place: Place, eyes: Eyes, before: Sight, names: Collection[str]) -> Sight:
@@ -188,18 +204,22 @@ def _script_name(target: str) -> str:
 
 
 def _scripts(entries: Iterable[Entry], eyes: Eyes, before: Sight) -> Sight:
-    known = {script.script: script for script in before.resources if isinstance(script, InitScript)}
-    stamps = {name: script.stamp for name, script in known.items() if script.stamp}
-    scripts, gaps = [], []
+    known, stamps = (before.known, before.stamps) if isinstance(before, Scripts) else (_NO_SCRIPTS, _NO_STAMPS)
+    scripts, gaps, read = dict[str, InitScript](), [], 0
     names = [e.name for e in entries if e.what in _MAY_BE_SCRIPTS and (e.name in known or _is_script(e.name))]
     for name, text in eyes.texts(SCRIPTS, names, stamps):
         if text is AS_KNOWN:
-            scripts.append(known[name])
-        elif isinstance(text, Unobservable):
+            scripts[name] = known[name]
+            continue
+        read += 1
+        if isinstance(text, Unobservable):
             gaps.append(Gap(NAME, Ref(NAME, f"init.d/{name}"), str(text)))
         elif text.content is not None:
-            scripts.append(parse_script(name, text.content.decode("utf-8", "surrogateescape"), text.stamp))
-    return Sight(tuple(scripts), tuple(gaps))
+            scripts[name] = parse_script(name, text.content.decode("utf-8", "surrogateescape"), text.stamp)
+    if not read and len(scripts) == len(known):
+        return before
+    stamps = {name: script.stamp for name, script in scripts.items() if script.stamp}
+    return Scripts(tuple(scripts.values()), tuple(gaps), known=scripts, stamps=stamps)
 
 
 def _is_script(name: str) -> bool:

@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.hosts import roots
@@ -45,13 +45,14 @@ def _build(folder: Path) -> None:
         built.rename(folder / built.name)
 
 
-def of_version(deb: Path, version: str, folder: Path) -> Path:
-    """The same package under another version: the one before, or the one to come."""
+def of_version(deb: Path, version: str, folder: Path, change: Callable[[Path], object] = lambda tree: None) -> Path:
+    """The same package under another version: the one before, or the one to come; `change` edits what is in it."""
     tree = folder / f"tree-{version}"
     subprocess.run(["dpkg-deb", "--raw-extract", deb, tree], check=True)
     control = tree / "DEBIAN/control"
     lines = control.read_text().splitlines()
     control.write_text("".join(f"Version: {version}\n" if one.startswith("Version:") else f"{one}\n" for one in lines))
+    change(tree)
     made = folder / f"dom0-reconciler_{version}_all.deb"
     options = ["--root-owner-group", "-Znone"]
     subprocess.run(["dpkg-deb", *options, "--build", tree, made], check=True, capture_output=True)

@@ -35,11 +35,6 @@ writes its intents down, while it takes links away, while a stop is under way.
 AT_A_START = 4 * MIB
 """The same for one that has just been started."""
 
-NOT_RUNNING = 3  # what `status` exits with
-
-README = Path(__file__).parents[2] / "packaging/debian/README.Debian"
-INITTAB = next(line.strip() for line in README.read_text().splitlines() if ":respawn:" in line)
-
 EATER = "exec python3 -c 'x = bytearray(1 << 30)'"
 _SCRIPT = """\
 #!/bin/sh
@@ -133,10 +128,7 @@ def _kill(host: Host, daemon: int, more: int, storm: Callable[[], object]) -> No
 
 
 def _next(host: Host) -> int:
-    """The next daemon: systemd starts it, after a while; on a host with sysvinit somebody must."""
-    if host.init == "sysvinit":
-        assert host.run([product.COMMAND, "status"], check=False).rc == NOT_RUNNING
-        host.spawn(["service", product.NAME, "start"])
+    """The next daemon: systemd starts it, after a while; on a host with sysvinit the keeper."""
     host.wait_for(lambda: _daemons(host), PATIENCE, "the next daemon")
     return _daemon(host)
 
@@ -215,23 +207,6 @@ def test_no_process_can_be_started(scene: Scene) -> None:
             assert group.refusals >= 1
     scene.off("lpd", "atd", timeout=PATIENCE)
     assert _daemon(host) == daemon
-
-
-@SYSVINIT
-def test_a_line_of_inittab_brings_it_back(scene: Scene, number: Callable[[str], None]) -> None:
-    """README.Debian's; the last one on this host, which stays so."""
-    host = scene.host
-    host.run(["service", product.NAME, "stop"], timeout=PATIENCE)
-    host.run(f"update-rc.d {product.NAME} disable; echo '{INITTAB}' >>/etc/inittab; telinit q")
-    host.wait_for(lambda: _daemons(host), PATIENCE, "init to start it")
-    scene.converge(PATIENCE)
-    killed = _daemon(host)
-    began = time.monotonic()
-    os.kill(killed, signal.SIGKILL)
-    host.wait_for(lambda: _daemons(host) not in ([], [killed]), PATIENCE, "init to start it anew")
-    number(f"back after {time.monotonic() - began:.1f} s")
-    host.run("ln -s ../init.d/atd /etc/rc2.d/S20atd")
-    scene.off("atd", timeout=PATIENCE)
 
 
 def _failures(scene: Scene, service: str) -> list[str]:

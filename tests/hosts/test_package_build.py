@@ -17,6 +17,7 @@ FOLDERS = {
     "./etc/dom0-reconciler/",
     "./etc/init.d/",
     "./etc/logrotate.d/",
+    "./usr/lib/dom0-reconciler/",
     "./usr/lib/systemd/catalog/",
     "./usr/lib/systemd/system/",
     "./usr/sbin/",
