@@ -138,10 +138,15 @@ class TestSysvinit:
     def test_a_stop_that_a_killed_daemon_left_is_ended_and_not_doubled(self, scene: Scene) -> None:
         """Nobody ends it with the daemon here: the next one, which is to stop the same, takes it over."""
         host, script = scene.host, "/etc/init.d/slow"
-        host.put(script, _SCRIPT.format(name="slow", body="echo $$ >>/run/stops; sleep 1000"), 0o755)
+        host.put(
+            script,
+            _SCRIPT.format(name="slow", body='trap "" TERM; echo $$ >>/run/stops; while :; do sleep 0.1; done'),
+            0o755,
+        )
         host.run(f"ln -s ..{script.removeprefix('/etc')} /etc/rc2.d/S20slow")
         host.wait_for(lambda: host.exists("/run/stops"), PATIENCE, "its stop")
-        os.kill(_daemon(host), signal.SIGKILL)
+        os.kill(daemon := _daemon(host), signal.SIGKILL)
+        host.wait_for(lambda: all(process.outer != daemon for process in host.processes()), PATIENCE, "its end")
         host.start_daemon()
         host.run(f"rm -f /etc/rc2.d/K*slow; ln -s ..{script.removeprefix('/etc')} /etc/rc2.d/S20slow")
 
