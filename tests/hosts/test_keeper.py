@@ -229,6 +229,20 @@ class TestRefused:
 
 
 @SCENE_SYSVINIT
+class TestAtOnce:
+    @pytest.mark.parametrize("words", [("restart", "restart"), ("start", "start", "start"), ("stop", "start")])
+    def test_one_after_the_other(self, kept: Host, words: tuple[str, ...]) -> None:
+        kept.run(" & ".join(f"service {product.NAME} {word}" for word in words) + " & wait", check=False, timeout=120)
+        if _keepers(kept) or "stop" not in words:  # of a stop and a start either may have been the last
+            _both(kept)
+            assert _service(kept, "status").rc == 0
+        assert _service(kept, "stop").rc == 0
+        assert not _keepers(kept)
+        assert not _daemons(kept)
+        assert _service(kept, "start").rc == 0
+
+
+@SCENE_SYSVINIT
 class TestWithoutIt:
     """The keeper alone is killed: the daemon lives on, and the init script still knows it."""
 
