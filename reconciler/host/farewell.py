@@ -10,6 +10,7 @@ from contextlib import suppress
 from reconciler.errors import ActionFailed
 from reconciler.host.kernel import ProcessTable, started
 from reconciler.host.services import send
+from reconciler.host.waiting import has_ended
 from reconciler.model import Outcome, Signal
 
 GRACE_SECONDS = 5.0
@@ -42,7 +43,7 @@ class SignalHandle:
 
     def finish(self) -> Outcome:
         """Say whether all are gone; ``pending`` while some are not and there is time left."""
-        left = [fd for fd in self._pidfds if not _ended(fd)]
+        left = [fd for fd in self._pidfds if not has_ended(fd)]
         if left and self.deadline != float("inf"):
             for fd in set(self._pidfds) - set(left):
                 with suppress(FileNotFoundError):
@@ -71,9 +72,3 @@ def _held(pid: int, start: int) -> int:
         return fd
     os.close(fd)
     return -1
-
-
-def _ended(fd: int) -> bool:
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    return bool(poll.poll(0))

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import math
 import os
-import select
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 
+from reconciler.host.waiting import has_ended
 from reconciler.model import Outcome, StopService
 
 MARK = ("DOM0_RECONCILER", "stop")
@@ -40,7 +40,7 @@ def adopt(pid: int, action: StopService, script: str, owner: int, times: tuple[f
     except OSError:
         return None
     with suppress(OSError):
-        if _script_of(pid, owner) == script and not _has_ended(fd):  # so all of that was said of this very process
+        if _script_of(pid, owner) == script and not has_ended(fd):  # so all of that was said of this very process
             return OrphanHandle(action, pid, fd, times)
     os.close(fd)
     return None
@@ -68,7 +68,7 @@ class OrphanHandle:
 
     def finish(self) -> Outcome:
         """Whoever reaped it knows its exit status; what it was for is looked at. ``pending`` while it still runs."""
-        if not _has_ended(self.fd):
+        if not has_ended(self.fd):
             return Outcome("pending", "it still runs")
         os.close(self.fd)
         self.fd = -1
@@ -83,7 +83,7 @@ class OrphanHandle:
                 return
             fd = os.pidfd_open(pid)
             try:
-                if os.getsid(pid) == self._pid and not _has_ended(self.fd):
+                if os.getsid(pid) == self._pid and not has_ended(self.fd):
                     signal.pidfd_send_signal(fd, number)
             finally:
                 os.close(fd)
@@ -117,9 +117,3 @@ def _script_of(pid: int, owner: int) -> str:
 def _read(path: str) -> bytes:
     with open(path, "rb") as file:
         return file.read()
-
-
-def _has_ended(fd: int) -> bool:
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    return bool(poll.poll(0))

@@ -34,3 +34,10 @@ def to_its_end(handle: Handle) -> Outcome:
 def give_way() -> None:
     """Let go first what was just started: on a host with one processor it would wait for all that we still do."""
     os.sched_yield()
+
+
+def has_ended(fd: int) -> bool:
+    """Whether the process of a pidfd has ended, reaped or not (``pidfd_open(2)``)."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
