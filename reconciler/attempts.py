@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Protocol
 
 from reconciler.errors import ActionFailed
@@ -30,6 +29,7 @@ from reconciler.model import (
 from reconciler.network.applying import ApplyNetwork
 from reconciler.storage.kept import Kept
 from reconciler.text import escape, plain
+from reconciler.values import Value, replace
 
 Slow = StopService | StartService | Signal | ApplyNetwork
 
@@ -42,8 +42,7 @@ def is_slow(action: Action) -> bool:
     return isinstance(action, Slow) and not (isinstance(action, Signal) and action.signal == "HUP")
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(Value):
     """One step of one pass: its id, why it was looked for, and how it ended so far (``None``: not yet begun)."""
 
     id: str
@@ -57,8 +56,7 @@ class Attempt:
         return Attempt(self.id, self.pass_id, self.cause, self.step, outcome)
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(Value):
     """What a pass set out to do (``plan``) and how each step ended."""
 
     pass_id: str

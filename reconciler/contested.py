@@ -11,9 +11,9 @@ host was as declared.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 
 from reconciler.moment import Moment
+from reconciler.values import Value, field, replace
 
 PATH = "/var/lib/dom0-reconciler/memory.json"
 VERSION = 1
@@ -30,8 +30,7 @@ FIRST, LONGEST = 1.0, 3600.0
 _PATIENCE = 4.0  # a contest is not forgotten within so many of its own pauses
 
 
-@dataclass(frozen=True, slots=True)
-class Contest:
+class Contest(Value):
     """So many corrections of one thing in a row, the first and the last of them."""
 
     count: int
@@ -59,8 +58,7 @@ class Contest:
         return not 0 <= self.last.until(now) <= max(QUIET, _PATIENCE * self.pause)
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
+class Memory(Value):
     """``contests`` by the service, or the path on disk; ``established`` are keys of services seen to run in peace."""
 
     contests: Mapping[str, Contest] = field(default_factory=dict)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field, replace
 from time import monotonic
 
 from reconciler.attempts import (
@@ -46,6 +45,7 @@ from reconciler.services import grouped
 from reconciler.staging import staged, unstage
 from reconciler.storage.store import SPARE
 from reconciler.text import escape
+from reconciler.values import Value, field, replace
 
 PUT_OFF = 0.5
 """Seconds for which stops are put off at most."""
@@ -54,8 +54,7 @@ _PENDING = Outcome("pending", "under way")
 _UNDER_WAY = Outcome("held", UNDER_WAY)
 
 
-@dataclass(frozen=True, slots=True)
-class Tools:
+class Tools(Value):
     """What a pass acts with. ``lock`` excludes other corrections of this root; ``clock`` is seconds since the epoch."""
 
     hands: Hands
@@ -72,8 +71,7 @@ class Tools:
     presses: Callable[[], bool] = lambda: False  # whether there is more to correct that is done at once
 
 
-@dataclass(slots=True)
-class Converger:
+class Converger(Value, frozen=False):
     """Runs passes over one observer; ``in_flight`` are the stops under way, each a wake of its own when it ends."""
 
     observer: Observer

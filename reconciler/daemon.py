@@ -10,7 +10,6 @@ import gc
 import select
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from reconciler.attempts import Attempt, Report
@@ -26,6 +25,7 @@ from reconciler.network.netswitch import Switch
 from reconciler.overrides import Overrides
 from reconciler.planner import OVERRIDES
 from reconciler.text import escape, plain
+from reconciler.values import Value, field
 from reconciler.watch import Watcher
 
 RETRY_FIRST = 2.0
@@ -49,8 +49,7 @@ GUARD = 15.0
 A_DAY = 86400.0
 
 
-@dataclass(slots=True)
-class Status:
+class Status(Value, frozen=False):
     """What ``status`` shows of a running daemon. Times in seconds since the epoch."""
 
     mode: str
@@ -85,8 +84,7 @@ class Voice(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class Seams:
+class Seams(Value, frozen=False):
     """What the daemon is handed: how to read its state anew, its watchers, its voice.
 
     ``settle_in`` runs once, after the first pass and before the first idle: it loads everything that may ever be

@@ -10,7 +10,6 @@ stands in :mod:`reconciler.statefile.words` and :mod:`reconciler.statefile.ports
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
@@ -29,6 +28,7 @@ from reconciler.statefile.words import (
     ip_address,
     service_name,
 )
+from reconciler.values import Value, field, replace
 
 OnUnapproved = Literal["report", "stop"]
 Apply = Literal["file", "ifup", "ifreload"]
@@ -43,8 +43,7 @@ KINDS = {
 """The kinds that judge by each table."""
 
 
-@dataclass(frozen=True, slots=True)
-class Services:
+class Services(Value):
     """``[services]``: any name of a service, init script or unit; shell globs allowed."""
 
     approved: tuple[str, ...] = ()
@@ -52,8 +51,7 @@ class Services:
     mask: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Rails:
+class Rails(Value):
     """``[rails]``: what no correction may touch, whatever is approved."""
 
     never_stop: tuple[str, ...] = ()
@@ -61,8 +59,7 @@ class Rails:
     allow: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Inetd:
+class Inetd(Value):
     """``[inetd]``: ``service/protocol`` of each line that may be active."""
 
     approved: tuple[str, ...] = ()
@@ -72,8 +69,7 @@ class Inetd:
         return any(name == pattern or fnmatchcase(name, pattern) for pattern in self.approved for name in names)
 
 
-@dataclass(frozen=True, slots=True)
-class Network:
+class Network(Value):
     """``[network]``: canonical files, with the owner and mode to restore; ``None`` means not judged.
 
     ``apply`` is by what the running network follows them, ``confirm`` how many seconds it waits for a confirmation.
@@ -85,8 +81,7 @@ class Network:
     confirm: float = 120.0
 
 
-@dataclass(frozen=True, slots=True)
-class ListenerRule:
+class ListenerRule(Value):
     """One approved listener. ``ports`` is a closed range; empty strings mean any."""
 
     protocol: str
@@ -110,32 +105,28 @@ class ListenerRule:
         return tuple(f'{key} = "{value}"' for key, value in keys.items() if value)
 
 
-@dataclass(frozen=True, slots=True)
-class Listeners:
+class Listeners(Value):
     """``[listeners]``."""
 
     approved: tuple[ListenerRule, ...] = ()
     unapproved: OnUnapproved = "report"
 
 
-@dataclass(frozen=True, slots=True)
-class Processes:
+class Processes(Value):
     """``[processes]``: executables by name or path; globs allowed."""
 
     approved: tuple[str, ...] = ()
     unapproved: OnUnapproved = "report"
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Value):
     """``[quarantine]``: how much of what was removed is kept, in bytes, and for how long, in seconds."""
 
     size: int = 64 << 20
     age: float = YEAR[0]
 
 
-@dataclass(frozen=True, slots=True)
-class DesiredState:
+class DesiredState(Value):
     """All that the state file, its includes and drop-ins declare. A table that is ``None`` is not judged."""
 
     mode: Mode = "observe"

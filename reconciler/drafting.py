@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 from reconciler.kinds.base import Context
 from reconciler.model import Finding, Listener, Plan
 from reconciler.services import program_of
 from reconciler.statefile.words import Wrong, executable, inetd_line, service_name, socket_path
 from reconciler.text import plain
+from reconciler.values import Value, field
 
 HEADER = """\
 # The desired state of this Domain-0, drafted from the host as it was by "dom0-reconciler init".
@@ -28,8 +28,7 @@ mode = "observe"
 """
 
 
-@dataclass(slots=True)
-class Draft:
+class Draft(Value, frozen=False):
     """What goes into the file: words with the reason why they are there, by table; ``odd`` are lines for its end."""
 
     include: str = ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
 
 from reconciler.holds import paths_of
 from reconciler.kinds.base import Context
@@ -16,12 +15,12 @@ from reconciler.origins import Origin
 from reconciler.rails import rails_of
 from reconciler.services import InitScript, Service, UnitFile, base_name, matches
 from reconciler.text import argument, escape
+from reconciler.values import Value, field, replace
 
 _UNITS = "/etc/systemd/system"
 
 
-@dataclass(frozen=True, slots=True)
-class Explanation:
+class Explanation(Value):
     """What is known. ``approved`` is the word of the state that approves the service, "" none.
 
     ``seen`` are the resources that belong to it and are no findings; ``records`` what was done to it; ``back`` the
@@ -122,8 +121,7 @@ def files_of(service: Service, seen: Iterable[Resource], context: Context) -> tu
     return tuple(dict.fromkeys((*scripts, *units, *filter(None, programs), *runs)))
 
 
-@dataclass(frozen=True, slots=True)
-class _Concerns:
+class _Concerns(Value):
     """Whether something is about the name that was asked for, or about its service."""
 
     name: str

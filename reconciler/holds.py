@@ -7,7 +7,6 @@ The rails outrank everything the state says: what they keep, no correction touch
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from reconciler.contested import Contest, Memory
@@ -39,13 +38,13 @@ from reconciler.overrides import Order, Overrides
 from reconciler.rails import program_rail, stop_rail, unlink_rail
 from reconciler.services import program_of
 from reconciler.text import escape, plain
+from reconciler.values import Value, field, replace
 
 _LAST = 253402300799.0  # the last second of the year 9999: what datetime can write
 _CONFIGURATION = (Unlink, DisableUnit, MaskUnit)
 
 
-@dataclass(frozen=True, slots=True)
-class Restraints:
+class Restraints(Value):
     """What holds steps back besides the rails, at the moment ``now``.
 
     ``in_flight`` are the services whose stop is under way; ``overrides`` is what an administrator ordered for a while;

@@ -22,7 +22,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 from reconciler.errors import JournalError, Unobservable
 from reconciler.model import Record
@@ -43,6 +42,7 @@ from reconciler.storage.reading import (
     verified,
 )
 from reconciler.text import escape
+from reconciler.values import Value
 
 __all__ = ["Forward", "Journal", "Verification", "notice", "unverified"]
 
@@ -88,8 +88,7 @@ def unverified(intent: Record, now: float, detail: str) -> Record:
     )
 
 
-@dataclass(slots=True)
-class _Open:
+class _Open(Value, frozen=False):
     """The file as we left it: another writer shows by another size, a rotation by another inode."""
 
     fd: int

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import pairwise
 
@@ -23,7 +22,6 @@ INIT = 1
 OURS = "dom0-reconciler"
 
 
-@dataclass(frozen=True, slots=True)
 class Running(Resource):
     """A program with every process that runs it; ``guarding`` are those that hold a watchdog device."""
 
@@ -36,14 +34,12 @@ ADDRESSES = "addresses"
 """What a look at what runs is called that is at the addresses as well."""
 
 
-@dataclass(frozen=True, slots=True)
 class HeldAddress(Resource):
     """An address that an interface holds."""
 
-    address: Address = Address("", "", 0)  # noqa: RUF009 - frozen
+    address: Address = Address("", "", 0)
 
 
-@dataclass(frozen=True, slots=True)
 class Mounted(Resource):
     """The types of all file systems that are mounted (``proc(5)``, /proc/PID/mounts)."""
 

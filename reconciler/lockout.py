@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 
 from reconciler.desired import Network
 from reconciler.errors import Unobservable
@@ -19,6 +18,7 @@ from reconciler.lineage import Lineage
 from reconciler.model import Listener
 from reconciler.network.ifupdown import defines
 from reconciler.network.netswitch import GUEST_PORTS
+from reconciler.values import Value
 
 _ESTABLISHED, _ROUTE_UP, _NOWHERE = "01", 0x1, "00000000"
 
@@ -49,8 +49,7 @@ def _lost_services(context: Context, doors: Iterable[str]) -> Iterator[str]:
 # --- the network ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Lifeline:
+class Lifeline(Value):
     """An interface and what hangs on it."""
 
     interface: str

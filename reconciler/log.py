@@ -12,12 +12,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from reconciler.model import Record
 from reconciler.sinks import Console, Fields, NativeJournald, Outlet, Sink, Syslog, SystemdJournald
 from reconciler.text import escape
+from reconciler.values import Value
 
 IDENTIFIER = "dom0-reconciler"
 
@@ -25,8 +25,7 @@ Event = MutableMapping[str, Any]
 Processor = Callable[[Any, str, Event], Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(Value):
     """A type of message: its ``MESSAGE_ID`` for ever, its priority (``syslog(3)``), its meaning in words."""
 
     message_id: str

@@ -8,11 +8,11 @@ findings that ask for it is a *step*; ordered steps are a *plan*.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from reconciler.network.applying import ApplyNetwork
 from reconciler.text import escape, in_words
+from reconciler.values import Value, field
 
 Mode = Literal["observe", "enforce"]
 Init = Literal["systemd", "sysvinit"]
@@ -20,8 +20,7 @@ Rule = Literal["unapproved", "drifted", "missing", "reported"]
 OutcomeWord = Literal["done", "pending", "stale", "held", "failed", "unverified"]
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Ref:
+class Ref(Value, order=True):
     """The printable identity of one observed thing, ``rclinks:rc2.d/S20exim4``."""
 
     kind: str
@@ -31,8 +30,7 @@ class Ref:
         return f"{self.kind}:{escape(self.name)}"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Place:
+class Place(Value, order=True):
     """A folder, a file or a kernel table in which a kind looks.
 
     ``folder`` is absolute below the root and is what a watch is set on (a file watch is deaf after a rename);
@@ -43,7 +41,7 @@ class Place:
     kind: str
     folder: str
     entry: str = ""
-    permits: Callable[[Listener], bool] | None = field(default=None, compare=False, repr=False)
+    permits: Callable[[Listener], bool] | None = field(default=None, compare=False)
 
     @property
     def path(self) -> str:
@@ -54,8 +52,7 @@ class Place:
 # --- what is observed -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class LinkState:
+class LinkState(Value):
     """A symbolic link as it lies on disk; ``mtime_ns`` in nanoseconds since the epoch."""
 
     target: str
@@ -64,8 +61,7 @@ class LinkState:
     mtime_ns: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class FileState:
+class FileState(Value):
     """A regular file with all its bytes; ``mode`` holds the permission bits only, ``xattrs`` make none another."""
 
     content: bytes
@@ -73,11 +69,10 @@ class FileState:
     uid: int = 0
     gid: int = 0
     mtime_ns: int = 0
-    xattrs: tuple[tuple[str, bytes], ...] = field(default=(), compare=False, repr=False)
+    xattrs: tuple[tuple[str, bytes], ...] = field(default=(), compare=False)
 
 
-@dataclass(frozen=True, slots=True)
-class OddState:
+class OddState(Value):
     """Something else: ``what`` says it in a word (``directory``, ``fifo``, ``socket``, ``device``)."""
 
     what: str
@@ -94,8 +89,7 @@ class Entry(NamedTuple):
     target: str = ""  # of a link
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
+class Process(Value):
     """A running process. ``executable`` is its path, "" where that could not be read; ``started`` in clock ticks."""
 
     pid: int
@@ -109,8 +103,7 @@ class Process:
     package: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Listener:
+class Listener(Value):
     """A socket that waits for somebody: a tcp or unix one that listens, an udp one that is bound and unconnected.
 
     ``address`` is as ``inet_ntop(3)`` writes it, a v4 address of a v6 socket as v4; ``path`` is a unix socket's,
@@ -126,8 +119,7 @@ class Listener:
     owners: tuple[Process, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(Value):
     """An address of an interface. ``valid`` is what is left of it in seconds; ``None``: it is there for ever."""
 
     interface: str
@@ -136,8 +128,7 @@ class Address:
     valid: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
+class Host(Value):
     """What kind of host this is. ``live``: the running system itself, not an image or a chroot.
 
     ``domain0`` is true where ``/proc/xen/capabilities`` says ``control_d`` and, early in boot, wherever
@@ -153,8 +144,7 @@ class Host:
     own: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Resource:
+class Resource(Value):
     """One observed thing. ``names`` are those of the service it belongs to, the host's own name first.
 
     ``opens`` are the sockets that it makes somebody hold (an inetd line, a socket unit): ``tcp/113`` or ``tcp/ident``
@@ -166,8 +156,7 @@ class Resource:
     opens: tuple[str, ...] = field(default=(), kw_only=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Gap:
+class Gap(Value):
     """A place that could not be observed, and why. Nothing is corrected there, and nothing there is absent."""
 
     kind: str
@@ -175,17 +164,15 @@ class Gap:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Sight:
+class Sight(Value):
     """What one look at one place gave. ``fresh`` is what it looked at anew; ``None``: at everything."""
 
     resources: tuple[Resource, ...] = ()
     gaps: tuple[Gap, ...] = ()
-    fresh: tuple[Resource, ...] | None = field(default=None, compare=False, repr=False)
+    fresh: tuple[Resource, ...] | None = field(default=None, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Value):
     """Everything observed, by place. Immutable: a new look makes a new snapshot."""
 
     host: Host
@@ -206,8 +193,7 @@ class Snapshot:
 # --- what is judged ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Value):
     """A resource that contradicts the desired state.
 
     ``verdict`` says how it does; ``rule`` is the same word, or ``reported`` where its kind is set to report only.
@@ -231,8 +217,7 @@ class Finding:
 # --- what would be done: a closed union -------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Unlink:
+class Unlink(Value):
     """Take away one name of a folder; with ``leave``, a link of that name and the same target takes its place first.
 
     ``target`` is what the link is expected to point at; "" expects a regular file.
@@ -243,8 +228,7 @@ class Unlink:
     leave: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(Value):
     """Put a symbolic link where nothing is: the inverse of :class:`Unlink`."""
 
     path: str
@@ -252,8 +236,7 @@ class Link:
     replaces: str = ""  # the K link that Unlink left, taken away again
 
 
-@dataclass(frozen=True, slots=True)
-class WriteFile:
+class WriteFile(Value):
     """Make a file hold exactly this; ``expects`` is what is there now (``None``: nothing)."""
 
     path: str
@@ -261,8 +244,7 @@ class WriteFile:
     expects: EntryState | None
 
 
-@dataclass(frozen=True, slots=True)
-class DisableUnit:
+class DisableUnit(Value):
     """Take away the links that start these units: ``systemctl disable``. Each link is its path and its target."""
 
     service: str
@@ -270,8 +252,7 @@ class DisableUnit:
     links: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class EnableUnit:
+class EnableUnit(Value):
     """The inverse of :class:`DisableUnit`: the very same links again, where known with owner and time (``states``)."""
 
     service: str
@@ -280,29 +261,25 @@ class EnableUnit:
     states: tuple[LinkState, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class MaskUnit:
+class MaskUnit(Value):
     """Make these units impossible to start: ``systemctl mask``."""
 
     service: str
     units: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class UnmaskUnit:
+class UnmaskUnit(Value):
     """The inverse of :class:`MaskUnit`."""
 
     service: str
     units: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ReloadManager:
+class ReloadManager(Value):
     """``systemctl daemon-reload``: the generator forgets rc links that are gone."""
 
 
-@dataclass(frozen=True, slots=True)
-class StopService:
+class StopService(Value):
     """Stop one logical service: all its units at once under systemd, else its init script."""
 
     service: str
@@ -310,8 +287,7 @@ class StopService:
     units: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class StartService:
+class StartService(Value):
     """The inverse of :class:`StopService`; only ``undo`` asks for it."""
 
     service: str
@@ -319,8 +295,7 @@ class StartService:
     units: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Signal:
+class Signal(Value):
     """Send a signal to what is observed to run: each ``pids`` entry is (pid, start in clock ticks).
 
     Without ``pids``, every process of ``executable`` is told (a HUP after a configuration changed). Each of ``keeps``
@@ -335,8 +310,7 @@ class Signal:
     keeps: tuple[tuple[str, str, int], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class KeepAddress:
+class KeepAddress(Value):
     """Let an address that the interface holds on lease stay for ever: the same address, changed in place."""
 
     interface: str
@@ -381,8 +355,7 @@ def target_of(action: Action) -> str:
             return action.service
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Value):
     """An action with every finding that asks for it; ``held`` says why it is not done."""
 
     action: Action
@@ -392,8 +365,7 @@ class Step:
     held: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Value):
     """What contradicts the desired state and what would mend it, in order."""
 
     findings: tuple[Finding, ...] = ()
@@ -407,8 +379,7 @@ class Plan:
         return not self.steps and not self.gaps
 
 
-@dataclass(frozen=True, slots=True)
-class Wake:
+class Wake(Value):
     """A reason to look again. ``places`` says where (``None``: everywhere).
 
     ``cause`` goes into the records only; of several changes at once ``causes`` has the first of each place. ``names``
@@ -421,16 +392,14 @@ class Wake:
     names: Mapping[Place, Collection[str]] = field(default_factory=dict, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Value):
     """How an action ended, and a word on it."""
 
     word: OutcomeWord
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Value):
     """One line of the journal of corrective actions. ``time`` in seconds since the epoch.
 
     ``record`` is ``intent`` or ``outcome`` for an action, else the type of a notice (``start``, ``torn`` ...).

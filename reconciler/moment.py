@@ -8,11 +8,10 @@ host as declared is the safe side, and a pause can be asked for again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from reconciler.values import Value
 
 
-@dataclass(frozen=True, slots=True)
-class Moment:
+class Moment(Value):
     """``wall`` in seconds since the epoch; ``boot`` names the boot, ``since_boot`` in seconds since it."""
 
     wall: float = 0.0
@@ -26,8 +25,7 @@ class Moment:
         return later.wall - self.wall
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(Value):
     """So many seconds from a moment on."""
 
     began: Moment

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from reconciler.values import Value
 
 _ENTRY = re.compile(r"(?<![^\s,])([^\s:,]+)(?::[^\s,]+)? \(([^()]*)\)")  # rpcbind:amd64 (1.2.6-6+b1, automatic)
 _NAME = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 _WANTING = ("Pre-Depends", "Depends", "Recommends")
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Value):
     """How a package came. ``time`` as the log has it (local time), "" where no log goes back so far.
 
     ``command`` is apt's command line; ``by`` who asked for it, where it was by sudo; ``because`` says what wanted it
@@ -32,8 +32,7 @@ class Origin:
     because: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Texts:
+class Texts(Value):
     """What was read; of logs the newest last."""
 
     history: str = ""

@@ -8,11 +8,11 @@ nothing either, and is told as a fault: a broken file must not keep a host from 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 from reconciler.moment import Moment, Span
 from reconciler.services import matches
+from reconciler.values import Value, replace
 
 PATH = "/var/lib/dom0-reconciler/overrides.json"
 """Below the root; 0600: it says who is up to what."""
@@ -20,8 +20,7 @@ PATH = "/var/lib/dom0-reconciler/overrides.json"
 VERSION = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(Value):
     """Who ordered what, why, and for how long.
 
     A pause is for the services of ``names``, or for everything without any. An exception is for the services of
@@ -40,8 +39,7 @@ class Order:
         return bool(matches(names, self.names)) or not set(paths).isdisjoint(self.paths)
 
 
-@dataclass(frozen=True, slots=True)
-class Overrides:
+class Overrides(Value):
     """All that is ordered. ``released`` orders say that no budget holds what the state asks for.
 
     ``fault`` says why the file could not be understood; ``hidden`` that this caller may not read it.

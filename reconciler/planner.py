@@ -10,7 +10,6 @@ hold    :mod:`reconciler.holds` says which steps are not done, and why
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 
 from reconciler.holds import Restraints, hold
 from reconciler.kinds import KINDS, Context, Kind
@@ -31,6 +30,7 @@ from reconciler.model import (
 )
 from reconciler.network.applying import ApplyNetwork
 from reconciler.services import grouped
+from reconciler.values import replace
 
 OVERRIDES = "overrides"
 """What pauses and exceptions are called where a kind's name stands."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from io import BytesIO
 from math import inf
 from time import gmtime, strftime
@@ -26,6 +25,7 @@ from reconciler.storage import kept, spare, store
 from reconciler.storage.kept import Before, Kept, inverse
 from reconciler.storage.passes import MANIFEST, Ahead, Blobs, append
 from reconciler.text import escape
+from reconciler.values import Value
 
 __all__ = ["Before", "Forgotten", "Kept", "Quarantine", "Usage", "inverse"]
 
@@ -45,16 +45,14 @@ _WHERE = f"{store.HOME}/quarantine"
 _LAST = 253402300799.0  # the last second of the year 9999: what strftime can write
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Value):
     """How much is kept: bytes on disk, and passes."""
 
     size: int
     passes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Forgotten:
+class Forgotten(Value):
     """A pass that is kept, and may be due to be forgotten; ``size`` in bytes on disk.
 
     ``time`` and ``told`` in seconds since the epoch; ``told`` is 0 until it was said that it will be forgotten.
@@ -315,8 +313,7 @@ class Quarantine:
         return sorted((each for each in found if each), key=lambda each: (each.time, each.pass_id))
 
 
-@dataclass(frozen=True, slots=True)
-class Review:
+class Review(Value):
     """What to say and what to do, each the oldest first; ``next`` is when to ask again, in seconds since the epoch.
 
     A pass is told of (``warn``) a day before it is too old, or while it is among the oldest that go beyond three

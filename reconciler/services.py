@@ -11,19 +11,18 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from fnmatch import translate
 from functools import lru_cache
 from typing import TypeVar
 
 from reconciler.model import Host, Process, Resource, Sight, Snapshot, StopService
+from reconciler.values import Value, field
 
 T = TypeVar("T")
 
 UNIT_SUFFIXES = (".service", ".socket", ".timer", ".path")
 
 
-@dataclass(frozen=True, slots=True)
 class InitScript(Resource):
     """A script of /etc/init.d with what its LSB header and its text say (``insserv(8)``).
 
@@ -35,10 +34,9 @@ class InitScript(Resource):
     needs: tuple[str, ...] = ()
     runs: tuple[str, ...] = ()
     package: str = ""
-    stamp: tuple[int, ...] = field(default=(), compare=False, repr=False)
+    stamp: tuple[int, ...] = field(default=(), compare=False)
 
 
-@dataclass(frozen=True, slots=True)
 class UnitFile(Resource):
     """A unit file of systemd with the relations that make units one service (``systemd.unit(5)``).
 
@@ -56,8 +54,7 @@ class UnitFile(Resource):
     masked: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Service:
+class Service(Value):
     """One logical service. ``name`` is the host's own; ``names`` are all by which it may be approved."""
 
     name: str
@@ -66,8 +63,7 @@ class Service:
     units: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class CatalogueData:
+class CatalogueData(Value):
     """``catalogue.toml``: groups of names that mean one service, and the built-in rails with their reasons.
 
     What is ``never`` touched there is in both ``never_stop`` and ``never_unlink``: what guests live on now, they need

@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -26,6 +25,7 @@ from reconciler.model import FileState, Place
 from reconciler.observer import Observer
 from reconciler.services import Catalogue, CatalogueData, matches, parse_catalogue
 from reconciler.statefile.words import did_you_mean, quote
+from reconciler.values import replace
 
 if TYPE_CHECKING:
     from reconciler.converge import Tools

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 
 from reconciler.attempts import Attempt, Staging
 from reconciler.errors import ReconcilerError
 from reconciler.model import Outcome
 from reconciler.network.applying import ApplyNetwork
 from reconciler.quarantine import Quarantine
+from reconciler.values import replace
 
 
 def staged(staging: Staging | None, quarantine: Quarantine, pass_id: str, attempts: list[Attempt]) -> list[Attempt]:

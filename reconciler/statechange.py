@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from reconciler.desired import DesiredState
 from reconciler.errors import ReconcilerError, Unobservable
@@ -15,13 +14,13 @@ from reconciler.recording import recorded
 from reconciler.session import Session, shipped_folders
 from reconciler.statefile.layers import Layers
 from reconciler.text import escape
+from reconciler.values import Value
 
 Edit = Callable[[str], str]
 """Makes the new text of the main file out of the old one."""
 
 
-@dataclass(frozen=True, slots=True)
-class StateFile:
+class StateFile(Value):
     """The main file as it is now; ``path`` is free of links."""
 
     path: str
@@ -33,8 +32,7 @@ class StateFile:
         return self.state.content.decode()
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Value):
     """What a change would do: the state and the plan before and after it."""
 
     file: StateFile

@@ -8,7 +8,6 @@ force before anything is put back.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 
 from reconciler.attempts import Attempt, is_slow, made_durable, record_of, without_what_is_lost
 from reconciler.converge import Tools
@@ -40,13 +39,13 @@ from reconciler.model import (
 )
 from reconciler.quarantine import Before, Kept, inverse
 from reconciler.text import unescape
+from reconciler.values import Value, field, replace
 
 _INETD = ("/etc/inetd.conf", "/etc/inetd.d/")
 _RELOADS = (Link, EnableUnit, UnmaskUnit, DisableUnit, MaskUnit)
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(Value):
     """One action that is to be undone, with what the journal says of it (``None``: no longer there)."""
 
     kept: Kept
@@ -74,8 +73,7 @@ class Item:
         return (self.service,) if self.service else ()
 
 
-@dataclass(frozen=True, slots=True)
-class Undoing:
+class Undoing(Value):
     """What is put back: the attempts as they ended, and the ids of what was as before already."""
 
     attempts: tuple[Attempt, ...] = ()
@@ -110,8 +108,7 @@ def told(kept: Iterable[Kept]) -> tuple[Signal, ...]:
     return tuple(dict.fromkeys(k.action for k in kept if isinstance(k.action, Signal) and k.action.signal == "HUP"))
 
 
-@dataclass(slots=True)
-class Undo:
+class Undo(Value, frozen=False):
     """Does it, with the tools of a pass. ``cause`` stands in every record."""
 
     tools: Tools

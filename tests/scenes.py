@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from reconciler.desired import DesiredState
@@ -28,6 +28,7 @@ from reconciler.model import (
 )
 from reconciler.planner import plan
 from reconciler.services import Catalogue, InitScript, UnitFile, parse_catalogue
+from reconciler.values import replace
 from tests.kinds.eyes import FakeEyes
 
 DATA = parse_catalogue((Path(__file__).parents[1] / "reconciler/catalogue.toml").read_text())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from reconciler.model import Plan
 from reconciler.moment import Moment, Span
 from reconciler.overrides import Order, Overrides
 from reconciler.planner import plan
+from reconciler.values import replace
 from tests.scenes import INIT, Scene, process, script
 from tests.trees import Tree, wait_for
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from reconciler.log import for_command
 from reconciler.model import Action, DisableUnit, Gap, Outcome, Place, Plan, Ref, Signal, Step, StopService, Wake
 from reconciler.session import Session
 from reconciler.storage import store
+from reconciler.values import replace
 from tests.trees import Tree
 
 WAKE = Wake("a test")

@@ -6,7 +6,6 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import fields
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -151,7 +150,7 @@ def test_a_scan_of_anything_ends(text: str) -> None:
 # --- nothing but StateError -------------------------------------------------------------------------------
 
 TABLES = (DesiredState, Services, Rails, Inetd, Network, Listeners, Processes, ListenerRule)
-WORDS = sorted({field.name for table in TABLES for field in fields(table)} | {"version", "include", "port"})
+WORDS = sorted({name for table in TABLES for name in table.__match_args__} | {"version", "include", "port"})
 ANY_KEY = st.one_of(st.sampled_from(WORDS), SPELLED)
 ANY_STRING = st.one_of(
     st.sampled_from(

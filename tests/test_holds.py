@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from reconciler.desired import DesiredState, Rails, Services
@@ -30,6 +28,7 @@ from reconciler.model import (
 from reconciler.observer import Observer
 from reconciler.rails import rails_of
 from reconciler.services import parse_catalogue
+from reconciler.values import replace
 from tests.fakes import MemoryEyes, Thing, link, script, unit
 from tests.trees import CHECKOUT
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from reconciler.desired import DesiredState, ListenerRule, Listeners, Processes, Rails, Services
 from reconciler.model import Listener, Process, Signal, StopService
 from reconciler.services import program_of
+from reconciler.values import replace
 from tests.scenes import INIT, Scene, process, script
 
 STOP = DesiredState(processes=Processes((), "stop"), listeners=Listeners((), "stop"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -19,6 +18,7 @@ from reconciler.network.applying import ApplyNetwork
 from reconciler.network.netswitch import RunningNetwork, Switch, applied, digest_of, parse, reshape, text_of
 from reconciler.observer import Observer
 from reconciler.services import CatalogueData
+from reconciler.values import replace
 from tests.fakes import MemoryEyes, Thing
 
 LO = "auto lo\niface lo inet loopback\n"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 from reconciler import observer
 from reconciler.moment import Moment, Span
 from reconciler.overrides import Order, Overrides, parse, text_of
+from reconciler.values import replace
 from tests.odd_roots import call
 from tests.trees import Tree, wait_for
 

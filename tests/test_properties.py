@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from hypothesis import HealthCheck, assume, example, given, settings
@@ -23,6 +24,7 @@ from reconciler.quarantine import Quarantine, inverse
 from reconciler.services import parse_catalogue
 from reconciler.session import Session
 from reconciler.text import escape, plain, unescape
+from reconciler.values import replace
 from tests.fakes import SYSTEMD, MemoryEyes, Thing, link, script, unit, wanted_by
 from tests.odd_roots import on, things
 from tests.trees import CHECKOUT, Tree
@@ -306,7 +308,7 @@ def test_every_step_has_a_finding_that_counts(host: tuple[MemoryEyes, DesiredSta
 @given(hosts())
 def test_on_another_tree_nothing_is_stopped_and_what_runs_is_not_judged(host: tuple[MemoryEyes, DesiredState]) -> None:
     eyes, desired = host
-    plan = observed(replace(eyes, facts=replace(eyes.facts, live=False)), desired).plan()
+    plan = observed(dataclasses.replace(eyes, facts=replace(eyes.facts, live=False)), desired).plan()
     words = {type(step.action).__name__ for step in plan.steps}
     assert words <= {"Unlink", "WriteFile", "DisableUnit", "MaskUnit"}
     assert {finding.kind for finding in plan.findings} <= {"rclinks", "units", "inetd", "interfaces"}

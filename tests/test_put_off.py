@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn, cast
@@ -25,6 +24,7 @@ from reconciler.model import Action, Outcome, Process, StopService, Unlink, Wake
 from reconciler.observer import Observer
 from reconciler.services import CatalogueData
 from reconciler.session import Session
+from reconciler.values import replace
 from tests.broken_home import trouble
 from tests.fakes import MemoryEyes, NoHands, link, script
 from tests.trees import Tree

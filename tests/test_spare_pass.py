@@ -6,7 +6,6 @@ import argparse
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from reconciler.overrides import Overrides
 from reconciler.quarantine import Quarantine
 from reconciler.session import Session
 from reconciler.storage import small, spare, store
+from reconciler.values import replace
 from tests.broken_home import Trouble, trouble
 from tests.crash.faults import AT_HOME
 from tests.trees import Tree

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from reconciler.network.switching import Switchboard, confirm, hurry
 from reconciler.observer import Observer
 from reconciler.session import Session
 from reconciler.storage import store
+from reconciler.values import replace
 from tests.trees import Tree
 
 OLD = "auto lo\niface lo inet loopback\nauto eth0\niface eth0 inet static\n address 192.0.2.10/24\n"

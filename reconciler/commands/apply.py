@@ -6,7 +6,6 @@ import argparse
 import sys
 import time
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 
 from reconciler.attempts import Attempt, Report
@@ -19,6 +18,7 @@ from reconciler.render import Printer, error, report_text, switch_text
 from reconciler.session import Session
 from reconciler.shapes import report_shape, switch_shape
 from reconciler.standing import bring_home
+from reconciler.values import replace
 
 ROUNDS = 3
 """What one correction uncovers (a process that outlives its stop) is corrected too; more is not converging."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from reconciler.desired import DesiredState
@@ -18,6 +17,7 @@ from reconciler.shapes import change_shape
 from reconciler.statechange import Change, StateFile, judge, main_file, make, read_later
 from reconciler.statefile.words import Wrong, did_you_mean, executable, inetd_line, quote, service_name
 from reconciler.text import escape
+from reconciler.values import Value, field
 
 _GLOB = frozenset("*?[")
 
@@ -53,8 +53,7 @@ def list_of_file(file: StateFile) -> Callable[[str], tuple[object, ...]]:
     return lambda table: list_of(file.text, table)
 
 
-@dataclass(slots=True)
-class Edits:
+class Edits(Value, frozen=False):
     """What is to be changed of the main file: words by table; ``said`` are lines for the user."""
 
     session: Session

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from reconciler import standing
@@ -21,6 +20,7 @@ from reconciler.session import Session
 from reconciler.shapes import mode_shape
 from reconciler.statechange import Change, judge, make, read_later
 from reconciler.storage import store
+from reconciler.values import replace
 
 RELEASE_SECONDS = 600.0
 """How long ``enforce`` lifts the budget: whoever orders it has seen the plan, and a slow host may need some passes."""

@@ -6,7 +6,6 @@ import argparse
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
 from functools import cache, partial
 
 from reconciler.errors import JournalError, ReconcilerError, Unobservable
@@ -22,6 +21,7 @@ from reconciler.render import Printer, explanation_text
 from reconciler.session import Session
 from reconciler.shapes import explanation_shape
 from reconciler.statefile.words import did_you_mean, quote
+from reconciler.values import replace
 
 LOG_LIMIT = 32 << 20
 """Bytes of one log, unpacked as well: dpkg.log of a busy year has 10 MB."""

@@ -6,7 +6,6 @@ import argparse
 import os
 import re
 from contextlib import suppress
-from dataclasses import dataclass, replace
 
 from reconciler.desired import DesiredState, Inetd, Listeners, Processes, Services
 from reconciler.drafting import Draft, draft
@@ -19,13 +18,13 @@ from reconciler.render import Printer
 from reconciler.session import Session, shipped_folders
 from reconciler.statefile.words import Wrong, interfaces_name
 from reconciler.text import escape
+from reconciler.values import Value, replace
 
 INTERFACES = "/etc/network/interfaces"
 _GROUP_WRITE = 0o022
 
 
-@dataclass(frozen=True, slots=True)
-class Copy:
+class Copy(Value):
     """A canonical file: where it goes, beside the state, and what it holds."""
 
     name: str

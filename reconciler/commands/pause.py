@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 
 from reconciler.errors import UsageError
 from reconciler.host.caller import caller
@@ -18,6 +17,7 @@ from reconciler.statefile.words import Wrong, service_name
 from reconciler.statefile.words import plain as printable
 from reconciler.text import escape, plain
 from reconciler.timespan import parse_span
+from reconciler.values import replace
 
 LONGEST = 366 * 86400.0
 """Seconds: who wants a service for longer than a year approves it."""

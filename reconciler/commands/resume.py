@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from reconciler.commands.pause import checked_names
 from reconciler.errors import ReconcilerError
@@ -16,10 +15,10 @@ from reconciler.render import Printer
 from reconciler.session import Session
 from reconciler.standing import order
 from reconciler.text import escape
+from reconciler.values import Value
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
+class _Wanted(Value):
     """What is to be resumed: services by all of their names, and paths; neither means everything."""
 
     names: frozenset[str]

@@ -7,7 +7,6 @@ import gc
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from importlib import import_module
 
@@ -33,6 +32,7 @@ from reconciler.render import error
 from reconciler.session import Session
 from reconciler.standing import bring_home
 from reconciler.storage import small
+from reconciler.values import replace
 from reconciler.voice import RealVoice
 from reconciler.watch import Watcher, Witness, open_watcher, open_witness
 

@@ -13,9 +13,9 @@ import socket
 import struct
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from reconciler.errors import ReconcilerError
+from reconciler.values import Value
 
 SYSTEM_BUS = "/run/dbus/system_bus_socket"
 PRIVATE = "/run/systemd/private"
@@ -43,8 +43,7 @@ class BusError(ReconcilerError):
     """systemd cannot be asked, does not answer in time, or answers with an error."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Message:
+class _Message(Value):
     error: str  # the name of the error, "" for an answer
     answers: int  # the serial of the question, 0 for a signal
     body: bytes

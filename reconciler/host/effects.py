@@ -8,12 +8,12 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import suppress
-from dataclasses import replace
 
 from reconciler.errors import ActionFailed, Stale
 from reconciler.host.looking import is_file, state_of
 from reconciler.model import EntryState, FileState, OddState, Unlink, WriteFile
 from reconciler.text import escape
+from reconciler.values import replace
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 

@@ -13,7 +13,6 @@ import os
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from time import monotonic, time
 
 from reconciler.errors import ActionFailed, Stale, Unobservable
@@ -24,6 +23,7 @@ from reconciler.host.looking import HOUR, UNSETTLED, is_file, listing, load, som
 from reconciler.host.walk import Walk, close, unobservable, why
 from reconciler.model import Action, Entry, EntryState, FileState, Link, Unlink, WriteFile
 from reconciler.text import escape
+from reconciler.values import Value
 
 TEMPORARY = ".dom0-reconciler."
 """How a temporary's name begins: ifupdown's ``source interfaces.d/*`` skips only names with a dot first."""
@@ -32,8 +32,7 @@ _RANDOM = 8  # bytes in a temporary's name
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-@dataclass(frozen=True, slots=True)
-class Located:
+class Located(Value):
     """Where a path leads: ``path`` without any link, below the root, and the status of what lies there."""
 
     path: str

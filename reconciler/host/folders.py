@@ -11,10 +11,10 @@ import os
 import select
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from time import monotonic
 
 from reconciler.host.walk import close
+from reconciler.values import Value
 
 HOLD_SECONDS = 5.0
 """How long an effect takes an open folder to be still the one of that path; a batch is over far sooner."""
@@ -35,8 +35,7 @@ Identity = tuple[int, int]
 _NONE: Identity = (-1, -1)
 
 
-@dataclass(slots=True)
-class _Held:
+class _Held(Value, frozen=False):
     fd: int
     identity: Identity
     until: float

@@ -12,12 +12,12 @@ import re
 import socket
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 from reconciler.errors import Unobservable
 from reconciler.host.netlink import attributes, dump
 from reconciler.model import Listener, Process
+from reconciler.values import Value, replace
 
 PROC = "/proc"
 
@@ -86,8 +86,7 @@ def _pids(paths: Iterable[str]) -> tuple[int, ...]:
 # --- tables ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Table:
+class _Table(Value):
     """One table of the kernel: how netlink is asked for it and read, and how /proc/net shows it."""
 
     name: str

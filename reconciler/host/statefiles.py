@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import stat
 from contextlib import suppress
-from dataclasses import replace
 
 from reconciler.errors import Stale, Unobservable
 from reconciler.host import FILE_LIMIT
 from reconciler.host.state import Hop
 from reconciler.model import FileState
+from reconciler.values import replace
 
 _LINKS = 40  # as many as the kernel follows, path_resolution(7)
 _OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from reconciler.desired import DesiredState
 from reconciler.host import Eyes
 from reconciler.model import Finding, Host, Place, Resource, Sight, Snapshot, Step
 from reconciler.services import Catalogue
+from reconciler.values import Value, field
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(Value):
     """What a kind judges by: what is desired, all that was observed, and who is who.
 
     ``tried`` are the services (and the programs that belong to none) which still ran when an attempt to end them was
@@ -33,7 +32,6 @@ class Context:
         return self.snapshot.host
 
 
-@dataclass(frozen=True, slots=True)
 class Approvable(Resource):
     """What ``[inetd]`` may approve by any of these names: what one table approves, no other takes away."""
 

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import islice
 
 from reconciler.desired import DesiredState
@@ -45,6 +44,7 @@ from reconciler.model import (
     WriteFile,
 )
 from reconciler.text import escape
+from reconciler.values import Value, replace
 
 NAME = "inetd"
 CONFIG = Place(NAME, "/etc", "inetd.conf")
@@ -71,8 +71,7 @@ _FAMILY = re.compile(r"^((?:rpc/)?(?:tcp|udp))(?:4|6|46|6only)$")
 # --- the grammar -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Value):
     """A service that a line makes inetd listen for. ``address`` is its host prefix, "" without one."""
 
     service: str
@@ -96,8 +95,7 @@ class Entry:
         return (*plain, *(f"{self.address}:{name}" for name in plain)) if self.address else plain
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(Value):
     """A physical line, line end included, with the services that begin on it.
 
     ``extent`` counts the lines after it that go on with it: without it they would be lines of their own.
@@ -235,8 +233,7 @@ def _commented(raw: bytes) -> bytes:
 # --- what is seen ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigFile:
+class ConfigFile(Value):
     """A file that holds active lines. ``found`` is what lies there: the file itself, or a link to it.
 
     ``servers`` are the executables present on this host that would read it.
@@ -248,7 +245,6 @@ class ConfigFile:
     servers: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
 class ActiveLine(Approvable):
     """One service that a file makes inetd listen for; ``number`` counts the file's lines from 0."""
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from sys import byteorder
 
 from reconciler.desired import DesiredState, Network
@@ -40,6 +39,7 @@ from reconciler.model import (
 from reconciler.network.ifupdown import defines, stanzas
 from reconciler.network.netswitch import RunningNetwork, reshape
 from reconciler.text import escape
+from reconciler.values import replace
 
 NAME = "interfaces"
 HOME = "/etc/network"
@@ -55,7 +55,6 @@ SHOWN, LONGEST = 3, 120
 # --- what is seen ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
 class NetworkFile(Resource):
     """A file or link where ifupdown reads. It belongs to no service: no rail keeps it from being restored."""
 

@@ -14,7 +14,6 @@ approved line of inetd that does is left as it is, and the port reported.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 
@@ -27,6 +26,7 @@ from reconciler.model import Finding, Host, Listener, Place, Process, Ref, Resou
 from reconciler.network.dhcp import clients
 from reconciler.services import UnitFile, base_name, program_of
 from reconciler.text import escape
+from reconciler.values import Value
 
 NAME = "listeners"
 NEEDS_ROOT = True
@@ -38,7 +38,6 @@ _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - seen, not bound
 _INETD = ("inetd", "inetutils-inetd", "xinetd")
 
 
-@dataclass(frozen=True, slots=True)
 class Listening(Resource):
     """One protocol, address and port, or path, with every socket that waits there.
 
@@ -240,8 +239,7 @@ def _program(owner: Process) -> str:
     return f", {program}" if program.startswith("/") else ""
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(Value):
     """What is to be said of a listener, against the state or not; ``approved`` are the rules, as they are written."""
 
     ref: Ref

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 
 from reconciler.desired import DesiredState
 from reconciler.errors import Unobservable
@@ -49,6 +48,7 @@ from reconciler.model import (
 from reconciler.network.dhcp import Client, as_held, canonical_addresses, clients
 from reconciler.services import program_of
 from reconciler.text import escape
+from reconciler.values import replace
 
 NAME = "processes"
 NEEDS_ROOT = True
@@ -62,7 +62,6 @@ _FOLDERS = ("/etc/cron.d", "/var/spool/cron/crontabs", "/etc/network/if-up.d")
 _WORD = re.compile(r"[\w./+-]+")
 
 
-@dataclass(frozen=True, slots=True)
 class Starter(Resource):
     """A file from which things are started beside the init system. ``words`` are what its live lines name."""
 

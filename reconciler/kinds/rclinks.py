@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from reconciler.desired import DesiredState
 from reconciler.errors import Unobservable
@@ -19,6 +18,7 @@ from reconciler.kinds.base import Context
 from reconciler.model import Entry, Finding, Gap, Host, Place, Ref, ReloadManager, Resource, Sight, Step, Unlink
 from reconciler.services import InitScript, base_name, matches
 from reconciler.text import escape
+from reconciler.values import field
 
 NAME = "rclinks"
 
@@ -33,7 +33,6 @@ _NOT_SCRIPTS = frozenset(("README", "rc", "rcS", "skeleton"))
 _LEFTOVER = re.compile(r"^\.|~$|\.(bak|dpkg-[a-z]+|ucf-[a-z]+|orig|rej|swp)$")  # insserv(8) skips them too
 
 
-@dataclass(frozen=True, slots=True)
 class RcLink(Resource):
     """One ``[SK]NN`` name of a runlevel folder, or an ``S`` one without the ``number``.
 
@@ -54,24 +53,22 @@ _NO_SCRIPTS: Mapping[str, InitScript] = {}
 _NO_STAMPS: Mapping[str, Stamp] = {}
 
 
-@dataclass(frozen=True, slots=True)
 class Links(Sight):
     """What a runlevel folder holds: its links by ``named``, and as ``stops`` the number of each script's K link.
 
     ``entries`` are what a look at all of it listed; nothing after a look at single names.
     """
 
-    named: Mapping[str, RcLink] = field(default_factory=dict, compare=False, repr=False)
-    stops: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
-    entries: tuple[Entry, ...] = field(default=(), compare=False, repr=False)
+    named: Mapping[str, RcLink] = field(default_factory=dict, compare=False)
+    stops: Mapping[str, str] = field(default_factory=dict, compare=False)
+    entries: tuple[Entry, ...] = field(default=(), compare=False)
 
 
-@dataclass(frozen=True, slots=True)
 class Scripts(Sight):
     """The init scripts, by name as well, and the stamps of those that need not be read again."""
 
-    known: Mapping[str, InitScript] = field(default_factory=dict, compare=False, repr=False)
-    stamps: Mapping[str, Stamp] = field(default_factory=dict, compare=False, repr=False)
+    known: Mapping[str, InitScript] = field(default_factory=dict, compare=False)
+    stamps: Mapping[str, Stamp] = field(default_factory=dict, compare=False)
 
 
 def places(desired: DesiredState, host: Host) -> Iterable[Place]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Literal
 
 from reconciler.desired import DesiredState, Services
@@ -41,6 +40,7 @@ from reconciler.model import (
 )
 from reconciler.services import UNIT_SUFFIXES, UnitFile, base_name, matches
 from reconciler.unitfiles import parse_unit
+from reconciler.values import replace
 
 NAME = "units"
 
@@ -104,7 +104,6 @@ _LEVELS = (
 Origin = Literal["link", "vendor", "script"]
 
 
-@dataclass(frozen=True, slots=True)
 class EnableLink(Resource):
     """A link that starts ``unit`` with another.
 
@@ -119,14 +118,12 @@ class EnableLink(Resource):
     caused: bool = False
 
 
-@dataclass(frozen=True, slots=True)
 class ActiveUnit(Resource):
     """A unit that runs, listens or waits."""
 
     unit: str = ""
 
 
-@dataclass(frozen=True, slots=True)
 class BaseUnits(Resource):
     """The names of the unit files that systemd, udev and dbus own."""
 

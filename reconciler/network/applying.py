@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
+from reconciler.values import Value
 
-@dataclass(frozen=True, slots=True)
-class ApplyNetwork:
+
+class ApplyNetwork(Value):
     """Have the running network follow the files; it reverts by itself unless somebody confirms it.
 
     By ``ifup`` what is in ``down`` is taken down as the files before defined it, and ``up`` brought up as they define

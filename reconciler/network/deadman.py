@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 from reconciler.errors import Unobservable
 from reconciler.host import network
@@ -17,13 +16,13 @@ from reconciler.network import netswitch
 from reconciler.network.netswitch import Phase, Switch
 from reconciler.network.switching import HOME, Switchboard, kept_of
 from reconciler.text import escape
+from reconciler.values import Value, replace
 
 LOOK = 0.25
 """Seconds between two looks whether somebody confirmed."""
 
 
-@dataclass(slots=True)
-class DeadMan:
+class DeadMan(Value, frozen=False):
     """Applies what is staged, waits for its confirmation, and puts everything back. Holds :data:`lock.SWITCH`."""
 
     board: Switchboard

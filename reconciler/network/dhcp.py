@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 
 from reconciler.desired import DesiredState
 from reconciler.lineage import DHCP_CLIENT, HeldAddress, Running
 from reconciler.model import Address, Process, Ref, Resource
 from reconciler.network.ifupdown import dynamic_interfaces, static_addresses
+from reconciler.values import replace
 
 
-@dataclass(frozen=True, slots=True)
 class Client(Resource):
     """A DHCP client for one interface that should be static. ``held``: its canonical address as it is now.
 
@@ -22,7 +21,7 @@ class Client(Resource):
 
     interface: str = ""
     processes: tuple[Process, ...] = ()
-    canonical: Address = Address("", "", 0)  # noqa: RUF009 - frozen
+    canonical: Address = Address("", "", 0)
     held: Address | None = None
     others: tuple[Address, ...] = ()
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+
+from reconciler.values import Value
 
 _PHYSICAL = re.compile(rb"[^\n]*\n|[^\n]+")
 _FOR_INTERFACES = ("auto", "no-auto-down", "no-scripts")  # and allow-*: without a name they mean the stanza's
@@ -23,16 +24,14 @@ _INHERITED = 256  # options of a template that its heirs take over: a large file
 _DYNAMIC = frozenset(("dhcp", "bootp"))
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(Value):
     """A logical line. ``raw`` is every byte of it; ``text`` is what ifupdown reads, empty for a comment."""
 
     raw: bytes
     text: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Stanza:
+class Stanza(Value):
     """A keyword, the words after it, and the options below it. A misplaced option has the keyword ""."""
 
     keyword: str
@@ -45,8 +44,7 @@ class Stanza:
         return " ".join((self.keyword, *self.words)).strip()
 
 
-@dataclass(frozen=True, slots=True)
-class Interface:
+class Interface(Value):
     """One ``iface`` stanza with what it inherits: ``options`` are (name, value), in order, with repeats."""
 
     name: str

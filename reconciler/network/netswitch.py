@@ -9,7 +9,6 @@ change, or an administrator says ``apply``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from reconciler.desired import DesiredState, Network
@@ -17,6 +16,7 @@ from reconciler.model import Address, FileState, Resource
 from reconciler.moment import Moment, Span
 from reconciler.network.applying import ApplyNetwork
 from reconciler.network.ifupdown import Interface, interfaces, stanzas, static_addresses
+from reconciler.values import Value, replace
 
 PATH = "/var/lib/dom0-reconciler/network.json"
 """Below the root; 0600: it holds network files as they were."""
@@ -28,7 +28,6 @@ VERSION = 1
 Phase = Literal["staged", "applying", "applied", "reverting", "reverted"]
 
 
-@dataclass(frozen=True, slots=True)
 class RunningNetwork(Resource):
     """The network as it runs. ``bridges`` are (bridge, its ports); ``gateways`` (interface, address)."""
 
@@ -137,8 +136,7 @@ def lost_bridge(action: ApplyNetwork, desired: DesiredState, now: RunningNetwork
 # --- what was changed -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Switch:
+class Switch(Value):
     """A change of the network. ``files`` are lines of a manifest (:mod:`reconciler.storage.kept`): what was there.
 
     ``were`` are the interfaces that were up before, ``ports`` what hung on which bridge; ``span`` is the time to
@@ -147,8 +145,8 @@ class Switch:
 
     phase: Phase = "reverted"
     pass_id: str = ""
-    action: ApplyNetwork = ApplyNetwork("", (), ())  # noqa: RUF009 - frozen
-    span: Span = Span(Moment(), 0.0)  # noqa: RUF009 - frozen
+    action: ApplyNetwork = ApplyNetwork("", (), ())
+    span: Span = Span(Moment(), 0.0)
     files: tuple[str, ...] = ()
     were: tuple[str, ...] = ()
     ports: tuple[tuple[str, tuple[str, ...]], ...] = ()

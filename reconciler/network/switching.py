@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
 
 from reconciler.converge import Tools
 from reconciler.errors import ReconcilerError
@@ -29,14 +28,14 @@ from reconciler.storage import kept as lines
 from reconciler.storage import small
 from reconciler.text import escape
 from reconciler.undo import Undo
+from reconciler.values import Value, replace
 
 _NAME = netswitch.PATH.rpartition("/")[2]
 HOME = "/etc/network"
 """Where ifupdown's files lie, below the root."""
 
 
-@dataclass(slots=True)
-class Switchboard:
+class Switchboard(Value, frozen=False):
     """What is staged, applied and put back on one root, with the tools of a pass."""
 
     root: Root

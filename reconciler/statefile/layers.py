@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 from reconciler.errors import Unobservable
@@ -18,6 +17,7 @@ from reconciler.model import FileState
 from reconciler.statefile.table import Notes, Table
 from reconciler.statefile.words import Wrong, file_path, quote
 from reconciler.text import escape
+from reconciler.values import replace
 
 VERSION = 1
 _DEPTH = 8  # includes within includes: deeper ones are a mistake, and Python has a limit of its own

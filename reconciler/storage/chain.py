@@ -10,12 +10,12 @@ from __future__ import annotations
 import json.encoder
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
 
 from reconciler.digest import sha256
 from reconciler.model import Record
+from reconciler.values import Value
 
 NONE = "0" * 64
 """The ``prev`` of the first record of all."""
@@ -141,8 +141,7 @@ def _is_pending(line: bytes) -> bool:
     return b'"outcome":"pending"' in line and is_record(line) and decode(line).outcome == "pending"
 
 
-@dataclass(frozen=True, slots=True)
-class Survey:
+class Survey(Value):
     """What a file ends in: ``end`` is where its good lines end, ``last`` the last one's hash, "" without any.
 
     ``head_seen``: the line that the head names is here, or right before the first line.
@@ -180,8 +179,7 @@ def _prev(line: bytes) -> str | None:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Verification:
+class Verification(Value):
     """Whether the chain is whole. ``first_bad_line`` counts from 1 in ``file``; 0 where there is none."""
 
     ok: bool

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json.encoder
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
@@ -34,6 +33,7 @@ from reconciler.model import (
     WriteFile,
 )
 from reconciler.network.applying import ApplyNetwork
+from reconciler.values import Value
 
 Store = Callable[[bytes], str]
 """Puts content away and gives the name of its blob."""
@@ -70,8 +70,7 @@ _quoted = json.encoder.encode_basestring_ascii  # to make an encoder for each li
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(Value):
     """An action that was to be done, by its id, and what was there before it (``None``: nothing)."""
 
     id: str

@@ -13,13 +13,13 @@ import re
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from io import BytesIO
 from itertools import chain as joined
 
 from reconciler.model import Record
 from reconciler.storage import chain, spare, store
 from reconciler.storage.chain import Verification
+from reconciler.values import Value, replace
 
 NAME = "journal.jsonl"
 HEAD = "journal.head"
@@ -57,8 +57,7 @@ def files_of(folder: int, keep: int) -> list[tuple[str, int]]:
     return list(found.values())[::-1]
 
 
-@dataclass(frozen=True, slots=True)
-class Tail:
+class Tail(Value):
     """What a file ends in: the hash of its last line, "" without one, and whether that line is whole."""
 
     last: str
@@ -86,8 +85,7 @@ def history(root: store.Folders, since: float | None, keep: int) -> Iterator[Rec
     return _records(_opened(root, keep), since)
 
 
-@dataclass(frozen=True, slots=True)
-class _Opened:
+class _Opened(Value):
     """The files at home, and the lines that are in the spare place."""
 
     files: list[tuple[str, int]]

@@ -13,7 +13,6 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from errno import EACCES, EILSEQ, ENOENT, ENOTDIR
 from struct import Struct
 from typing import NamedTuple
@@ -22,6 +21,7 @@ import pyinotify
 
 from reconciler.host.folders import Identity
 from reconciler.model import Place, Wake
+from reconciler.values import Value, field
 from reconciler.watch.news import News
 from reconciler.watch.trail import Step, identity, real_root, trail
 from reconciler.watch.witness import Witness
@@ -82,8 +82,7 @@ class _Row(NamedTuple):
     what: str
 
 
-@dataclass(slots=True)
-class _Folder:
+class _Folder(Value, frozen=False):
     """A watched folder. ``names`` answers for one name, ``others`` for all that are not there.
 
     ``turns`` are the names on which a way depends: when one of them changes, the watches may no longer fit.

@@ -15,13 +15,13 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
 from watchdog.observers.polling import PollingObserverVFS
 
 from reconciler.model import Place, Wake
+from reconciler.values import replace
 from reconciler.watch.news import News
 from reconciler.watch.trail import Step, real_root, trail
 

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from errno import EINVAL
 from typing import Literal
 
 from reconciler.host.folders import Identity, identity_of
 from reconciler.model import Place
+from reconciler.values import Value
 
 _LINKS_MAX = 40  # as in path_resolution(7)
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Value):
     """One name in one real folder. ``hop``: on the way; ``entry``: the place's file; ``folder``: any name in it."""
 
     folder: str

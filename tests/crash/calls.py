@@ -6,11 +6,12 @@ intent without an outcome, temporaries, a pass half forgotten. So the mending is
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -26,6 +27,7 @@ from reconciler.quarantine import Kept, Quarantine
 from reconciler.session import Session
 from reconciler.storage import chain, spare, store
 from reconciler.storage.kept import id_of
+from reconciler.values import replace
 from tests.crash.faults import ALL, ENDS, LOST, Injector
 from tests.odd_roots import sane_tree, things
 from tests.trees import Tree
@@ -206,7 +208,7 @@ def expect(top: Path) -> Expected:
     calls = count_calls(one, expected.keep)
     _must(not expected.kept <= _passes(one), "nothing was forgotten")
     _must(one.path.joinpath(store.HOME[1:], "journal.jsonl.1").exists(), "nothing was rotated")
-    return replace(expected, new=things(one.path), waiting=waiting, calls=calls)
+    return dataclasses.replace(expected, new=things(one.path), waiting=waiting, calls=calls)
 
 
 def check(tree: Tree, expected: Expected, how: str = "") -> None:

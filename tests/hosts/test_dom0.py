@@ -23,10 +23,11 @@ from tests.hosts.vm.scene import CHECKOUT, PATIENCE, STATE, UNAPPROVED, converge
 WITHOUT_XEN = STATE.replace('"harness-agent"]', '"harness-agent", "!xen", "!xendomains"]')
 
 FACTS = """
-import dataclasses, json
+import json
 from reconciler.host.files import Root
 from reconciler.host.kernel import host_facts
-print(json.dumps(dataclasses.asdict(host_facts(Root("/")))))
+host = host_facts(Root("/"))
+print(json.dumps({key: getattr(host, key) for key in host.__match_args__}))
 """
 KERNEL = """
 import ctypes, json, os, socket

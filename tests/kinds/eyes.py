@@ -31,7 +31,7 @@ class FakeEyes(Eyes):
 
     def folder(self, path: str, wanted: Callable[[str], bool] | None = None) -> tuple[Entry, ...] | None:
         names = sorted(p.removeprefix(f"{path}/") for p in self.tree if p.rpartition("/")[0] == path)
-        words = {LinkState: "link", FileState: "file"}
+        words: dict[type, str] = {LinkState: "link", FileState: "file"}
         found = [(name, self.tree[f"{path}/{name}"]) for name in names]
         entries = (Entry(n, s.what if isinstance(s, OddState) else words.get(type(s), "file")) for n, s in found)
         return tuple(entries) if found or path in self.tree else None

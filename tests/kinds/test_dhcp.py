@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from reconciler.desired import DesiredState, Listeners, Network, Processes, Services
@@ -15,6 +13,7 @@ from reconciler.model import (
     Process,
     Signal,
 )
+from reconciler.values import replace
 from tests.kinds.programs import found, scene
 from tests.scenes import process, refs
 

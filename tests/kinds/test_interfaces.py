@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -33,6 +33,7 @@ from reconciler.model import (
 )
 from reconciler.network import ifupdown
 from reconciler.services import Catalogue, CatalogueData
+from reconciler.values import replace
 from tests import debian_tools
 from tests.kinds.eyes import FakeEyes
 

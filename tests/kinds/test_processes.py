@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from reconciler.desired import DesiredState, Listeners, Network, OnUnapproved, Processes, Rails, Services
@@ -17,6 +15,7 @@ from reconciler.model import (
     StopService,
 )
 from reconciler.services import UnitFile
+from reconciler.values import replace
 from tests.kinds.programs import CANNA, SCRIPTS, SSHD, found, scene
 from tests.scenes import INIT, SYSTEMD, SYSVINIT, Scene, process, script
 

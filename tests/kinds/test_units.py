@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -37,6 +37,7 @@ from reconciler.model import (
 from reconciler.planner import plan
 from reconciler.services import Catalogue, parse_catalogue
 from reconciler.unitfiles import parse_unit, settings
+from reconciler.values import replace
 from tests.kinds.eyes import FakeEyes
 
 DATA = parse_catalogue((Path(units.__file__).parents[1] / "catalogue.toml").read_text())

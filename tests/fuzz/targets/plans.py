@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import replace
 from pathlib import Path
 
 from reconciler.desired import DesiredState, Inetd, Listeners, Network, Processes, Services
@@ -14,6 +13,7 @@ from reconciler.render import Printer, plan_text
 from reconciler.services import parse_catalogue
 from reconciler.shapes import plan_shape
 from reconciler.text import unescape
+from reconciler.values import replace
 from tests.fakes import SYSTEMD, MemoryEyes, Thing
 from tests.fuzz.targets.bytes import names, printable, split, text
 
