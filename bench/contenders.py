@@ -42,13 +42,14 @@ class Product:
         for folder in (self.staged, Path("/staged")):
             launcher = _launcher(checkout).replace("/usr/share/dom0-reconciler", str(folder))
             (self.staged / ("launcher" if folder == self.staged else "live-launcher")).write_text(launcher)
+        self.python = launcher.partition("\n")[0].removeprefix("#!").split()
         compiled = subprocess.run([PYTHON, "-m", "compileall", "-q", str(self.staged)], check=False)
         if compiled.returncode:
             raise RuntimeError(f"{checkout} cannot be compiled")
 
     def argv(self, tree: Tree, *arguments: str) -> list[str]:
         """One command on a tree."""
-        return [PYTHON, "-I", str(self.staged / "launcher"), "--root", str(tree.path), *arguments]
+        return [*self.python, str(self.staged / "launcher"), "--root", str(tree.path), *arguments]
 
     def start(self, tree: Tree, task: Task = "links", env: Mapping[str, str] | None = None) -> Running:  # noqa: ARG002
         """The daemon on a tree that does not run; it guards everything, whatever the task."""
@@ -56,7 +57,7 @@ class Product:
 
     def start_live(self, tree: Tree, env: Mapping[str, str] | None = None) -> Running:
         """The daemon on a tree that is the root of a host of its own: there it stops what it finds."""
-        command = [PYTHON, "-I", "/staged/live-launcher", "run"]
+        command = [*self.python, "/staged/live-launcher", "run"]
         return Running(live(tree, self.staged, command), inside=True, said=self.said, env=env)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from reconciler import __version__
 from reconciler.errors import ReconcilerError, UsageError
+from reconciler.patterns import pattern
 from reconciler.session import STATE, Session
 from reconciler.text import escape, plain
 
@@ -125,7 +125,7 @@ def _below(root: str, message: str) -> str:
     return _OURS.sub(lambda found: escape(root.rstrip("/")) + found[0], message)
 
 
-_OURS = re.compile(r"(?<![\w./-])/(?:run|var/lib)/dom0-reconciler\b")
+_OURS = pattern(r"(?<![\w./-])/(?:run|var/lib)/dom0-reconciler\b")
 
 
 def _fail(message: str, code: int) -> int:

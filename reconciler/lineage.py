@@ -7,13 +7,13 @@ system or this daemon live on is *kept*: no correction ends it, whatever the sta
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import pairwise
 
 from reconciler.desired import DesiredState
 from reconciler.model import Address, Host, Process, Resource, Signal, Snapshot, StopService
+from reconciler.patterns import pattern
 from reconciler.services import UNIT_SUFFIXES, Catalogue, base_name, program_of
 
 INIT = 1
@@ -46,7 +46,7 @@ class Mounted(Resource):
     types: frozenset[str] = frozenset()
 
 
-_GUESTS = re.compile(
+_GUESTS = pattern(
     r"qemu-(system-.*|dm|xen.*|nbd|storage-daemon)|xl|xenstored|oxenstored|xenconsoled|xenwatchdogd|xen-.*"
     r"|libxl-save-helper|tapdisk[0-9]*|blktap.*|pygrub|virtiofsd|swtpm|varstored|stubdom-.*|vhost-.*"
 )
@@ -54,26 +54,26 @@ _GUESTS = re.compile(
 
 _GUEST_FOLDERS = ("/usr/lib/xen-", "/usr/lib/xen/", "/usr/libexec/xen", "/usr/local/lib/xen/")
 _INSTALLED = ("/usr/", "/lib", "/opt/", "/bin/", "/sbin/", "[")
-_BASE = re.compile(
+_BASE = pattern(
     r"init|systemd|systemd-(journald|udevd|logind|userdbd|userwork|executor|homed|machined|oomd|shutdown)"
     r"|\(sd-.*\)|udevd|udevadm|elogind.*|dbus-daemon|dbus-broker.*"
 )
 """What init itself brings up whatever anybody approves: static units, udev from rcS.d, the message bus."""
 
-_RUNNERS = re.compile(
+_RUNNERS = pattern(
     r"/etc/init\.d/rcS?|(/usr)?/lib/init/rcS?|(/usr)?/s?bin/(startpar|shutdown|telinit|halt|reboot|poweroff)"
 )
 """What runs the scripts of a runlevel under sysvinit, and what asks for another one."""
 
-_GETTY = re.compile(r"a?getty|mingetty|fgetty|mgetty|login")
-_DOOR = re.compile(r"a?getty|mingetty|fgetty|mgetty|login|sshd.*|dropbear|in\.(telnetd|rlogind|rshd)|telnetd")
-_LOGIN = re.compile(r"login|sshd-(session|auth)|in\.(telnetd|rlogind|rshd)|telnetd")
+_GETTY = pattern(r"a?getty|mingetty|fgetty|mgetty|login")
+_DOOR = pattern(r"a?getty|mingetty|fgetty|mgetty|login|sshd.*|dropbear|in\.(telnetd|rlogind|rshd)|telnetd")
+_LOGIN = pattern(r"login|sshd-(session|auth)|in\.(telnetd|rlogind|rshd)|telnetd")
 _CONNECTIONS = ("sshd", "dropbear")
 _GETTYS = frozenset(("", "getty", "serial-getty", "console-getty", "container-getty", "dom0-reconciler"))
 _STARTERS = frozenset(("cron", "anacron", "at", "atd", "networking", "ifup", "rc-local", "rc.local"))
 """Services whose work is to start others: what they leave behind as an orphan is not theirs."""
 
-DHCP_CLIENT = re.compile(r"dhclient([0-9]|-2\.2\.x)?|dhcpcd[0-9]*|udhcpc6?|pump")
+DHCP_CLIENT = pattern(r"dhclient([0-9]|-2\.2\.x)?|dhcpcd[0-9]*|udhcpc6?|pump")
 
 
 class Lineage:

@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 from reconciler.model import Host, Process, Resource, Sight, Snapshot, StopService
+from reconciler.patterns import pattern
 from reconciler.values import Value, field
 
 T = TypeVar("T")
@@ -130,10 +131,10 @@ class _Patterns:
         self._globs: list[tuple[int, Callable[[str], object]]] = []
         self._of = lru_cache(1024)(self._number)
         globs = []
-        for number, pattern in enumerate(patterns):
-            plain = base_name(pattern)
+        for number, wanted in enumerate(patterns):
+            plain = base_name(wanted)
             self._exact.setdefault(plain, number)
-            self._exact.setdefault(pattern, number)
+            self._exact.setdefault(wanted, number)
             if not _GLOB.isdisjoint(plain):
                 globs.append(translate(plain))
                 self._globs.append((number, re.compile(globs[-1]).match))
@@ -289,10 +290,10 @@ def _is_tool(path: str) -> bool:
     return bool(_INTERPRETER.fullmatch(_base(path)) or _STARTER.fullmatch(_base(path)))
 
 
-_STARTER = re.compile(
+_STARTER = pattern(
     r"start-stop-daemon|daemon|su|sudo|runuser|setpriv|setsid|nohup|nice|ionice|chrt|taskset|timeout|test|\["
 )
-_INTERPRETER = re.compile(r"(ba|da|k|z)?sh|busybox|env|(perl|python|ruby|lua|php|tclsh|node)[0-9.]*|java|expect")
+_INTERPRETER = pattern(r"(ba|da|k|z)?sh|busybox|env|(perl|python|ruby|lua|php|tclsh|node)[0-9.]*|java|expect")
 
 
 def _base(path: str) -> str:

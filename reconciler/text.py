@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from functools import cache
+
+from reconciler.patterns import pattern
 
 # Characters that a terminal or a log reader could act on: C0, DEL, C1, line separators and direction overrides.
 _UNSAFE = {
@@ -61,4 +62,4 @@ def unescape(text: str) -> str:
     return _ESCAPED.sub(lambda found: bytes([int(found[1], 16)]), raw).decode("utf-8", "surrogateescape")
 
 
-_ESCAPED = re.compile(rb"\\x([0-9a-f]{2})")
+_ESCAPED = pattern(rb"\\x([0-9a-f]{2})")

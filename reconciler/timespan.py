@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from reconciler.patterns import pattern
 
 _MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86400.0
 _UNITS = {  # seconds, by every spelling of systemd.time(7); a number without a unit counts seconds
@@ -17,7 +17,7 @@ _UNITS = {  # seconds, by every spelling of systemd.time(7); a number without a 
     365.25 * _DAY: "y year years",
 }
 _SECONDS = {"": 1.0, **{name: seconds for seconds, names in _UNITS.items() for name in names.split()}}
-_PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?![0-9.])[ \t]*([^0-9 \t.]*)[ \t]*")
+_PART = pattern(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?![0-9.])[ \t]*([^0-9 \t.]*)[ \t]*")
 
 
 def parse_span(text: str) -> float:

@@ -2,8 +2,8 @@
 
 They read as ``@dataclass(frozen=True, slots=True)`` does, at a fiftieth of its price: that one generates and compiles
 eight methods of each class when it is imported, half a millisecond each time, and a command imports eighty of them.
-Here the methods of a class are compiled when its first value is made: most commands make values of a third
-(``docs/decisions/0015-values-that-cost-nothing-to-import.md`` has the measurement).
+Here each method of a class is compiled when it is called first: most commands make values of a third of them, and
+compare few (``docs/decisions/0015-values-that-cost-nothing-to-import.md`` has the measurement).
 
 That nobody assigns to a field is for mypy to see, which treats these classes as dataclasses (PEP 681). Nothing keeps
 anybody from it at run time: that would cost each value that is made more than all the rest of it.
@@ -11,7 +11,7 @@ anybody from it at run time: that would cost each value that is made more than a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 V = TypeVar("V", bound="Value")
@@ -57,32 +57,33 @@ class _Class(type):
         made = {
             "__slots__": tuple(own),
             "__match_args__": tuple(key for key, its in fields.items() if not its.kw_only),
-            "__init__": _first,
             "_fields": fields,
-            "_frozen": frozen,
-            "_ordered": order,
+            "__init__": _FIRST["__init__"],
+            "__eq__": _FIRST["__eq__"],
+            "__hash__": _FIRST["__hash__"] if frozen else None,  # what changes has no place in a set
         }
-        if not frozen:  # what changes has no place in a set
-            made["__hash__"] = None
+        if order:
+            made["__lt__"] = _FIRST["__lt__"]
         return super().__new__(cls, name, bases, made | body)
 
 
-def _first(self: Value, *arguments: object, **named: object) -> None:
-    """Stands for ``__init__`` until a class has its first value: only then its methods are compiled."""
-    cls = type(self)
-    known: dict[str, object] = {"_REQUIRED": _REQUIRED}
-    methods: dict[str, object] = {}
-    exec("\n".join(_methods(cls, known)), known, methods)  # noqa: S102  (names of fields: our own source)
-    for name, method in methods.items():
-        if name == "__init__" or name not in cls.__dict__:
-            setattr(cls, name, method)
-    cls.__init__(self, *arguments, **named)
+def _first(name: str, write: Callable[[Mapping[str, _Field], dict[str, object]], str]) -> Callable[..., Any]:
+    """What stands for a method of a class until it is called for the first time, and is compiled."""
+
+    def method(self: Value, *arguments: object, **named: object) -> object:
+        cls, known, made = type(self), dict[str, object](), dict[str, Callable[..., object]]()
+        exec(write(cls._fields, known), known, made)  # noqa: S102  (names of fields: our own source)
+        setattr(cls, name, made[name])
+        return made[name](self, *arguments, **named)
+
+    return method
 
 
-def _methods(cls: type[Value], known: dict[str, object]) -> Iterator[str]:
-    """The source of what a class does not have yet; ``known`` is given the defaults that stand in it."""
-    head, body = ["self"], []
-    for name, its in sorted(cls._fields.items(), key=lambda item: item[1].kw_only):
+def _init(fields: Mapping[str, _Field], known: dict[str, object]) -> str:
+    """The source of ``__init__``; ``known`` is given the defaults that stand in it."""
+    known["_REQUIRED"] = _REQUIRED
+    head, body = ["self"], ["    pass"]
+    for name, its in sorted(fields.items(), key=lambda item: item[1].kw_only):
         if its.kw_only and "*" not in head:
             head.append("*")
         given = name
@@ -93,25 +94,33 @@ def _methods(cls: type[Value], known: dict[str, object]) -> Iterator[str]:
             known[f"_default_{name}"] = its.default
         head.append(f"{name}=_default_{name}" if f"_default_{name}" in known else name)
         body.append(f"    self.{name} = {given}")
-    yield from (f"def __init__({', '.join(head)}):", *body, "    return None")
-    mine, theirs = (_all_of(who, cls._fields) for who in ("self", "other"))
-    for name, operator in (("__eq__", "=="), ("__lt__", "<"))[: 1 + cls._ordered]:
-        yield f"def {name}(self, other):"
-        yield f"    return {mine} {operator} {theirs} if other.__class__ is self.__class__ else NotImplemented"
-    if cls._frozen:
-        yield f"def __hash__(self): return hash({mine})"
+    return "\n".join([f"def __init__({', '.join(head)}):", *body])
+
+
+def _comparing(name: str, operator: str) -> Callable[..., Any]:
+    def write(fields: Mapping[str, _Field], _known: dict[str, object]) -> str:
+        compared = f"{_all_of('self', fields)} {operator} {_all_of('other', fields)}"
+        return f"def {name}(self, other): return {compared} if other.__class__ is self.__class__ else NotImplemented"
+
+    return _first(name, write)
 
 
 def _all_of(who: str, fields: Mapping[str, _Field]) -> str:
     return f"({''.join(f'{who}.{name}, ' for name, its in fields.items() if its.compare)})"
 
 
+_FIRST: Mapping[str, Callable[..., Any]] = {
+    "__init__": _first("__init__", _init),
+    "__eq__": _comparing("__eq__", "=="),
+    "__lt__": _comparing("__lt__", "<"),
+    "__hash__": _first("__hash__", lambda fields, _: f"def __hash__(self): return hash({_all_of('self', fields)})"),
+}
+
+
 class Value(metaclass=_Class):
     """What they derive from; ``frozen=False`` beside it allows assignment, ``order=True`` sorts by the fields."""
 
     _fields: ClassVar[dict[str, _Field]]
-    _frozen: ClassVar[bool]
-    _ordered: ClassVar[bool]
 
     def __repr__(self) -> str:
         shown = (f"{name}={getattr(self, name)!r}" for name, its in self._fields.items() if its.compare)

@@ -19,7 +19,7 @@ from reconciler.errors import ActionFailed, Stale, Unobservable
 from reconciler.host import AS_KNOWN, FILE_LIMIT, Mark, Stamp, Text
 from reconciler.host.effects import discard, expect_name, expect_state, fill, is_link, leave
 from reconciler.host.folders import Check, HeldFolders, Identity, Opener, identity_of, status_of
-from reconciler.host.looking import HOUR, UNSETTLED, is_file, listing, load, some, stamp_of, state_of, word_for
+from reconciler.host.looking import HOUR, UNSETTLED, is_file, listing, load, some, stamp_of, state_of, text, word_for
 from reconciler.host.walk import Walk, close, unobservable, why
 from reconciler.model import Action, Entry, EntryState, FileState, Link, Unlink, WriteFile
 from reconciler.text import escape
@@ -204,7 +204,9 @@ class Root:
 
     def _content(self, fd: int, name: str, folder: str, stamp: Stamp | None) -> bytes | None:
         path = f"{folder}/{name}"
-        state = self.read(path) if stamp is None else load(fd, name, path, FILE_LIMIT)
+        if stamp is not None:
+            return text(fd, name, path)
+        state = self.read(path)
         return None if state is None else state.content
 
     def mark(self, folder: str, names: Iterable[str]) -> Mark | None:

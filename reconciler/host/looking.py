@@ -19,6 +19,8 @@ from reconciler.text import escape
 _FEW = 8  # names of a folder that are sooner looked at one by one than listed with what they are
 _ACL = "system.posix_acl_access"  # acl(5)
 UNSETTLED, HOUR = 2.0, 3600  # seconds
+
+Xattrs = tuple[tuple[str, bytes], ...]
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
 
 
@@ -131,12 +133,25 @@ def state_of(fd: int, name: str, path: str) -> EntryState:
 
 def load(fd: int, name: str, path: str, limit: int) -> FileState:
     """A file already seen to be regular: opening a device can start a watchdog or rewind a tape."""
+    content, status, xattrs = _opened(fd, name, path, limit, _xattrs)
+    mode = stat.S_IMODE(status.st_mode)
+    return FileState(content, mode, status.st_uid, status.st_gid, status.st_mtime_ns, xattrs)
+
+
+def text(fd: int, name: str, path: str) -> bytes:
+    """What is in such a file, and no more of it than that."""
+    return _opened(fd, name, path, FILE_LIMIT, _no_xattrs)[0]
+
+
+def _opened(
+    fd: int, name: str, path: str, limit: int, xattrs: Callable[[int], Xattrs]
+) -> tuple[bytes, os.stat_result, Xattrs]:
     try:
         file = os.open(name, _READ, dir_fd=fd)
         try:
             status = os.fstat(file)
             content = _content(file, status, limit)
-            xattrs = _xattrs(file)
+            noted = xattrs(file)
         finally:
             close(file)
     except FileNotFoundError:
@@ -145,11 +160,14 @@ def load(fd: int, name: str, path: str, limit: int) -> FileState:
         raise unobservable(path, error) from error
     if content is None:
         raise Unobservable(f"{escape(path)} is larger than the limit of {limit} bytes")
-    mode = stat.S_IMODE(status.st_mode)
-    return FileState(content, mode, status.st_uid, status.st_gid, status.st_mtime_ns, xattrs)
+    return content, status, noted
 
 
-def _xattrs(file: int) -> tuple[tuple[str, bytes], ...]:
+def _no_xattrs(_file: int) -> Xattrs:
+    return ()
+
+
+def _xattrs(file: int) -> Xattrs:
     """An ACL and what users noted. Labels and measurements (``security.*``) are the system's to give anew."""
     try:
         names = [name for name in os.listxattr(file) if name == _ACL or name.startswith("user.")]

@@ -43,6 +43,7 @@ from reconciler.model import (
     StopService,
     WriteFile,
 )
+from reconciler.patterns import pattern
 from reconciler.text import escape
 from reconciler.values import Value, replace
 
@@ -63,9 +64,9 @@ READ_AT_ONCE = 1023
 
 _SOCKET_TYPES = frozenset((b"stream", b"dgram", b"raw", b"rdm", b"seqpacket"))
 _FIELDS = 6  # service, socket type, protocol, wait, user, program; its arguments may be missing
-_PHYSICAL = re.compile(rb"[^\n]*\n|[^\n]+")
-_GNU_WORD = re.compile(rb"\"[^\"]*\"|'[^']*'|[^ \t\"][^ \t\"]*")
-_FAMILY = re.compile(r"^((?:rpc/)?(?:tcp|udp))(?:4|6|46|6only)$")
+_PHYSICAL = pattern(rb"[^\n]*\n|[^\n]+")
+_GNU_WORD = pattern(rb"\"[^\"]*\"|'[^']*'|[^ \t\"][^ \t\"]*")
+_FAMILY = pattern(r"^((?:rpc/)?(?:tcp|udp))(?:4|6|46|6only)$")
 
 
 # --- the grammar -------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ same pass, just before, because a renewal in between would make it mortal again 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from reconciler.desired import DesiredState
@@ -46,6 +45,7 @@ from reconciler.model import (
     Step,
 )
 from reconciler.network.dhcp import Client, as_held, canonical_addresses, clients
+from reconciler.patterns import pattern
 from reconciler.services import program_of
 from reconciler.text import escape
 from reconciler.values import replace
@@ -59,7 +59,7 @@ SHOWN = 5
 
 _FILES = ("/etc/inittab", "/etc/rc.local", "/etc/crontab")
 _FOLDERS = ("/etc/cron.d", "/var/spool/cron/crontabs", "/etc/network/if-up.d")
-_WORD = re.compile(r"[\w./+-]+")
+_WORD = pattern(r"[\w./+-]+")
 
 
 class Starter(Resource):

@@ -16,6 +16,7 @@ from reconciler.errors import Unobservable
 from reconciler.host import AS_KNOWN, Eyes, Stamp
 from reconciler.kinds.base import Context
 from reconciler.model import Entry, Finding, Gap, Host, Place, Ref, ReloadManager, Resource, Sight, Step, Unlink
+from reconciler.patterns import pattern
 from reconciler.services import InitScript, base_name, matches
 from reconciler.text import escape
 from reconciler.values import field
@@ -26,11 +27,11 @@ START_FOLDERS = tuple(f"/etc/rc{level}.d" for level in "12345S")
 STOP_FOLDERS = ("/etc/rc0.d", "/etc/rc6.d")
 SCRIPTS = "/etc/init.d"
 
-_LINK = re.compile(r"([SK])([0-9]{2})(.+)", re.DOTALL)
+_LINK = pattern(r"([SK])([0-9]{2})(.+)", re.DOTALL)
 _SCRIPT_FOLDERS = ("../init.d/", "/etc/init.d/")
 _MAY_BE_SCRIPTS = frozenset(("link", "file"))
 _NOT_SCRIPTS = frozenset(("README", "rc", "rcS", "skeleton"))
-_LEFTOVER = re.compile(r"^\.|~$|\.(bak|dpkg-[a-z]+|ucf-[a-z]+|orig|rej|swp)$")  # insserv(8) skips them too
+_LEFTOVER = pattern(r"^\.|~$|\.(bak|dpkg-[a-z]+|ucf-[a-z]+|orig|rej|swp)$")  # insserv(8) skips them too
 
 
 class RcLink(Resource):
@@ -224,11 +225,11 @@ def _is_script(name: str) -> bool:
 
 
 # Each of these reads a megabyte of anything in a moment: a script is whatever somebody put into the folder.
-_BEGIN = re.compile(r"^### BEGIN INIT INFO[^\S\n]*$", re.MULTILINE)
-_END = re.compile(r"^### END INIT INFO[^\S\n]*$", re.MULTILINE)
-_FIELD = re.compile(r"^#[^\S\n]*(Provides|Required-Start):[ \t]*(.*(?:\n#(?:\t|  ).*)*)", re.MULTILINE)
-_PROGRAM = re.compile(r"(?<![\w./-])/(?:usr/(?:local/)?)?s?bin/[\w.+-]+|(?<![\w./-])/usr/lib/[\w./+-]+")
-_VARIABLE = re.compile(r"\s*([A-Z_]*)\w*(=?)")  # matches always, so that nothing is tried twice
+_BEGIN = pattern(r"^### BEGIN INIT INFO[^\S\n]*$", re.MULTILINE)
+_END = pattern(r"^### END INIT INFO[^\S\n]*$", re.MULTILINE)
+_FIELD = pattern(r"^#[^\S\n]*(Provides|Required-Start):[ \t]*(.*(?:\n#(?:\t|  ).*)*)", re.MULTILINE)
+_PROGRAM = pattern(r"(?<![\w./-])/(?:usr/(?:local/)?)?s?bin/[\w.+-]+|(?<![\w./-])/usr/lib/[\w./+-]+")
+_VARIABLE = pattern(r"\s*([A-Z_]*)\w*(=?)")  # matches always, so that nothing is tried twice
 _PROGRAMS = ("DAEMON", "PROG", "BIN", "EXEC")  # DAEMONBIN, EXECUTABLE
 # Facilities that are not a service (LSB core, 22.5); "$portmap" alone is one and is found by its plain name.
 _SYSTEM_FACILITIES = frozenset(("local_fs", "network", "named", "remote_fs", "syslog", "time", "all"))

@@ -38,6 +38,7 @@ from reconciler.model import (
     Step,
     StopService,
 )
+from reconciler.patterns import pattern
 from reconciler.services import UNIT_SUFFIXES, UnitFile, base_name, matches
 from reconciler.unitfiles import parse_unit
 from reconciler.values import replace
@@ -61,7 +62,7 @@ UNIT_FOLDERS = (
 )
 """Where unit files lie, what overrides the others last (``systemd.unit(5)``, Table 1)."""
 
-_FARM = re.compile(r"(.+)\.(wants|requires|upholds)", re.DOTALL)
+_FARM = pattern(r"(.+)\.(wants|requires|upholds)", re.DOTALL)
 _ETC_TARGETS = (
     "basic bluetooth default getty graphical local-fs local-fs-pre machines multi-user network network-online "
     "network-pre nfs-client nss-lookup paths printer remote-fs remote-fs-pre rescue sockets sysinit time-sync timers"
@@ -73,7 +74,7 @@ ETC_FARMS = (
 )
 """Places of their own, so that a new link is noticed at once; other farms in /etc are seen with the folder itself."""
 
-_WAYS_DOWN = re.compile(r"(initrd|halt|poweroff|reboot|kexec|soft-reboot|shutdown|umount|final|exit)\b")
+_WAYS_DOWN = pattern(r"(initrd|halt|poweroff|reboot|kexec|soft-reboot|shutdown|umount|final|exit)\b")
 """Targets that are no part of a running system, as rc0.d and rc6.d are not."""
 
 _BASE_PACKAGES = (
@@ -91,7 +92,7 @@ _OPTIONAL = ("debug-shell", "systemd-homed*", "systemd-networkd*", "systemd-stor
 _OWN = "dom0-reconciler"
 _DISKS = ("systemd-cryptsetup", "systemd-fsck", "systemd-growfs", "systemd-makefs", "systemd-veritysetup")
 _DPKG = "/var/lib/dpkg/info"
-_OWNED = re.compile(r"^(?:/usr)?/lib/systemd/system/([^/\n]+)$", re.MULTILINE)
+_OWNED = pattern(r"^(?:/usr)?/lib/systemd/system/([^/\n]+)$", re.MULTILINE)
 _SCRIPT = "/etc/init.d/"
 _LEVELS = (
     "/etc/rc1.d",

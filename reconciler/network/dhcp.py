@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from reconciler.desired import DesiredState
 from reconciler.lineage import DHCP_CLIENT, HeldAddress, Running
 from reconciler.model import Address, Process, Ref, Resource
 from reconciler.network.ifupdown import dynamic_interfaces, static_addresses
+from reconciler.patterns import pattern
 from reconciler.values import replace
 
 
@@ -133,11 +133,11 @@ def _title(arguments: Sequence[str]) -> list[str]:
     return _PARTS.sub(" ", arguments[0]).split()[1:] if arguments else []
 
 
-_PARTS = re.compile(r"\[[^]]*\]")
-_ADDRESS = re.compile(r"[0-9.]+|[0-9a-fA-F]*:[0-9a-fA-F:.]*(%.*)?")
-_INTERFACE = re.compile(r"-[bfnqRSv]*i(?=[a-z]+[0-9])|--interface=")
-_NAME = re.compile(r"(?!udhcpc6?$)[^/=\s]{1,15}")
-_LIKE_ONE = re.compile(r"[^:]*[a-zA-Z][^:]*")  # no port, no address, and no "hostname:dom0"
+_PARTS = pattern(r"\[[^]]*\]")
+_ADDRESS = pattern(r"[0-9.]+|[0-9a-fA-F]*:[0-9a-fA-F:.]*(%.*)?")
+_INTERFACE = pattern(r"-[bfnqRSv]*i(?=[a-z]+[0-9])|--interface=")
+_NAME = pattern(r"(?!udhcpc6?$)[^/=\s]{1,15}")
+_LIKE_ONE = pattern(r"[^:]*[a-zA-Z][^:]*")  # no port, no address, and no "hostname:dom0"
 _TAKES_A_VALUE = frozenset(
     ("-lf", "-pf", "-cf", "-sf", "-df", "-timeout", *(f"-{letter}" for letter in "seCFRtOhlmcuzZ"))
 )

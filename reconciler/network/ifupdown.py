@@ -8,14 +8,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 
+from reconciler.patterns import pattern
 from reconciler.values import Value
 
-_PHYSICAL = re.compile(rb"[^\n]*\n|[^\n]+")
+_PHYSICAL = pattern(rb"[^\n]*\n|[^\n]+")
 _FOR_INTERFACES = ("auto", "no-auto-down", "no-scripts")  # and allow-*: without a name they mean the stanza's
-_PORTS = re.compile(r"(bridge|bond|ovs)[-_](ports|slaves|bonds)|slaves|vlan[-_]raw[-_]device")
+_PORTS = pattern(r"(bridge|bond|ovs)[-_](ports|slaves|bonds)|slaves|vlan[-_]raw[-_]device")
 _NO_PORTS = frozenset(("none", "all"))  # bridge-utils-interfaces(5)
 _PATTERNS = frozenset(("regex", "noregex"))
 _CLASSES = ((128, 8), (192, 16), (224, 24))

@@ -15,6 +15,7 @@ from io import BytesIO
 
 from reconciler.digest import sha256
 from reconciler.model import Record
+from reconciler.patterns import pattern
 from reconciler.values import Value
 
 NONE = "0" * 64
@@ -22,13 +23,13 @@ NONE = "0" * 64
 
 _MICROSECONDS = "microseconds"
 _KEYS = ("id", "pass", "record", "action", "kind", "service", "target", "outcome", "cause", "rule", "detail")
-_HASH = re.compile(r"[0-9a-f]{64}")
+_HASH = pattern(r"[0-9a-f]{64}")
 _text = json.encoder.encode_basestring_ascii  # an encoder made for each line costs as much as all of the line
 
 # Enough of a line, in the order of encode(), to tell an intent from an outcome: a start must not parse
 # megabytes. An id is quoted text without an escape in it; a line that does not look so is no record of an
 # action.
-_ACTION = re.compile(rb'^\{"id":"([^"\\]*)","time":"[^"]*","pass":"[^"]*","record":"(intent|outcome)",', re.MULTILINE)
+_ACTION = pattern(rb'^\{"id":"([^"\\]*)","time":"[^"]*","pass":"[^"]*","record":"(intent|outcome)",', re.MULTILINE)
 
 
 def stamp(moment: float) -> str:

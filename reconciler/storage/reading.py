@@ -17,6 +17,7 @@ from io import BytesIO
 from itertools import chain as joined
 
 from reconciler.model import Record
+from reconciler.patterns import pattern
 from reconciler.storage import chain, spare, store
 from reconciler.storage.chain import Verification
 from reconciler.values import Value, replace
@@ -27,7 +28,7 @@ HEAD = "journal.head"
 POLL = 0.2
 """Seconds between two looks while following; a person reads along, and it costs one stat."""
 
-_ROTATED = re.compile(re.escape(NAME) + r"\.([1-9][0-9]*)")
+_ROTATED = pattern(re.escape(NAME) + r"\.([1-9][0-9]*)")
 _BLOCK = 64 << 10
 _SLACK = 60.0  # seconds that the file system's clock may differ from the records'
 _EVERYTHING = 1 << 62  # an offset behind any file's end
