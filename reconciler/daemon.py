@@ -46,6 +46,9 @@ After a package operation the first of them, for what it leaves to end.
 GUARD = 15.0
 """Seconds beyond its time after which the daemon looks whether anybody is left to revert a change of the network."""
 
+GARBAGE = 1000
+"""Objects made and not given back, from which it is worth to look for cycles among them."""
+
 A_DAY = 86400.0
 
 
@@ -66,6 +69,15 @@ class Status(Value, frozen=False):
     moment: Moment = field(default_factory=Moment)
     memory: Memory = field(default_factory=Memory)
     switch: Switch = field(default_factory=Switch)
+
+    @property
+    def lasting(self) -> tuple[object, ...] | None:
+        """All but when the last pass was; ``None`` where something of it changes with time alone."""
+        orders = self.overrides
+        if orders.pauses or orders.exceptions or self.memory.contests or self.switch.pass_id:
+            return None
+        shown = self.mode, self.watch, self.started, self.state_errors, self.fault, self.in_flight, self.plan
+        return *shown, self.corrections, orders, self.memory, self.switch
 
 
 class Voice(Protocol):
@@ -219,7 +231,8 @@ class Daemon:
         now = time.monotonic()
         if now >= self.full_pass_at:
             self._pass(Wake("periodic pass"))
-            gc.collect()  # nothing else does: see the command "run"
+            if gc.get_count()[0] > GARBAGE:  # nothing else does: see the command "run"
+                gc.collect()
         elif self.order_ends_at is not None and now >= self.order_ends_at:
             self._pass(Wake("a pause or an exception ended"))
         elif self.contest_at is not None and now >= self.contest_at:
@@ -283,7 +296,9 @@ class Daemon:
             self._retry()
         elif full:
             self.retry_at, self.retry_after = None, RETRY_FIRST
-        if report.waiting or (full and self.converger.packaging()):  # what dpkg runs was seen, too: see when it is gone
+        # What dpkg runs was seen, too: see when it is gone. Where nothing was done, nothing went by since it was asked.
+        packaging = report.still.packaging if report.still is not None else full and self.converger.packaging()
+        if report.waiting or packaging:
             self.packaging_at = self.packaging_at or time.monotonic() + PACKAGING
         self.status.last_pass_id, self.status.last_pass = report.pass_id, time.time()
         self.status.fault = self.converger.away

@@ -63,6 +63,14 @@ class Restraints(Value):
     ordered: bool = False
     switch: Switch = field(default_factory=Switch)
 
+    @property
+    def lasting(self) -> tuple[object, ...] | None:
+        """All of it but the moment; ``None`` where something of it is for a while, and the moment decides."""
+        orders = self.overrides
+        if orders.pauses or orders.exceptions or orders.released or self.memory.contests or self.switch.pass_id:
+            return None
+        return self.in_flight, orders, self.packaging, self.memory, self.budgeted, self.ordered, self.switch
+
 
 def hold(steps: Iterable[Step], context: Context, restraints: Restraints) -> tuple[Step, ...]:
     """The same steps, each with the reason why it is held, or none."""

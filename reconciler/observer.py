@@ -39,6 +39,7 @@ class Observer:
         self._catalogue: Catalogue | None = Catalogue(data)  # None: who is who has changed
         self.tried: Mapping[str, str] = {}
         self.contested: frozenset[str] = frozenset()
+        self._planned: tuple[tuple[object, ...], Plan] | None = None
         self._orders, self._mark = (Overrides(), Switch()), _NO_MARK
         self._there: tuple[str, ...] = ()  # the files of these that there are
         self.use(desired)
@@ -63,6 +64,8 @@ class Observer:
         """Observe the dirty places again, or everything. ``names`` are those that changed in a place, where known."""
         if dirty is None:
             sights = {place: self._sight(place) for place in self.places}
+            before = self.snapshot.sights
+            sights = {p: before[p] if type(s) is Sight and s == before.get(p) else s for p, s in sights.items()}
             self._learn(sights)
             self.snapshot = Snapshot(self.eyes.host(), sights, self.snapshot.skipped)
         else:
@@ -77,7 +80,7 @@ class Observer:
         """Who is who is to be asked anew where what says so is another than before."""
         for place, sight in fresh.items():
             before = self.snapshot.sights.get(place, _NOTHING)
-            if (is_evidence(sight) or is_evidence(before)) and sight != before:
+            if sight is not before and (is_evidence(sight) or is_evidence(before)) and sight != before:
                 self._catalogue = None
 
     def _sight(self, place: Place, names: Collection[str] | None = None) -> Sight:
@@ -120,7 +123,10 @@ class Observer:
     @property
     def waiting(self) -> bool:
         """Whether anything is ordered that the disk has not taken yet."""
-        return self.eyes.entries((WAITING,)) != [None]
+        try:
+            return self.eyes.exists(SPARE) and self.eyes.entries((WAITING,)) != [None]
+        except Unobservable:
+            return True
 
     def restraints(self, now: Moment, in_flight: frozenset[str] = frozenset(), packaging: str = "") -> Restraints:
         """What holds steps back at this moment."""
@@ -128,8 +134,19 @@ class Observer:
         return Restraints(in_flight, now, overrides, packaging, switch=switch)
 
     def plan(self, restraints: Restraints = NO_RESTRAINTS, focus: Collection[Place] | None = None) -> Plan:
-        """Plan for the snapshot as it is: for all places, or for what was just looked at in those of ``focus``."""
-        return plan(self.context(), restraints, focus, self.kinds)
+        """Plan for the snapshot as it is: for all places, or for what was just looked at in those of ``focus``.
+
+        A plan is what it is made of: where all of that is what it was the last time, so is the plan.
+        """
+        context, lasting = self.context(), restraints.lasting if focus is None else None
+        if lasting is None:
+            return plan(context, restraints, focus, self.kinds)
+        seen = context.snapshot
+        who = context.desired, context.catalogue, context.tried, context.contested, seen.host, seen.skipped
+        made_of = (lasting, *who, *seen.sights, *seen.sights.values())
+        if self._planned is None or self._planned[0] != made_of:
+            self._planned = made_of, plan(context, restraints, None, self.kinds)
+        return self._planned[1]
 
 
 def read_overrides(eyes: Eyes, host: Host) -> Overrides:

@@ -15,7 +15,7 @@ from fnmatch import translate
 from functools import lru_cache
 from typing import TypeVar
 
-from reconciler.model import Host, Process, Resource, Sight, Snapshot, StopService
+from reconciler.model import Host, Place, Process, Resource, Sight, Snapshot, StopService
 from reconciler.patterns import pattern
 from reconciler.values import Value, field
 
@@ -174,6 +174,7 @@ class Catalogue:
         self.units = {unit.unit: unit for unit in units}
         self._services: dict[str, Service] = {}
         self._approved: dict[tuple[str, ...], dict[str, bool]] = {}
+        self.passed: dict[Place, object] = {}  # for kinds: what was judged there last, where nothing was found
         self._units_of = grouped((base_name(unit), unit) for unit in self.units)
         self._needers = grouped((need, other) for other, needs in self._needs() for need in needs)
         self._related = self._relate()

@@ -84,7 +84,7 @@ def record_shape(record: Record) -> dict[str, object]:
 
 
 def status_shape(status: Status) -> dict[str, object]:
-    """The daemon's status as it is published: the shapes of ``plan``, and how the daemon itself is."""
+    """The daemon's status as it is published, but for its last pass: the shapes of ``plan``, and how it is itself."""
     from reconciler.storage.chain import stamp
 
     steps = status.plan.steps
@@ -96,7 +96,6 @@ def status_shape(status: Status) -> dict[str, object]:
         "pid": os.getpid(),
         "watch": status.watch,
         "started": stamp(status.started),
-        "last_pass": {"id": status.last_pass_id, "time": stamp(status.last_pass) if status.last_pass else ""},
         "corrections": status.corrections,
         "held": [step_shape(step) for step in steps if step.held],
         "in_flight": [escape(service) for service in status.in_flight],
@@ -109,6 +108,13 @@ def status_shape(status: Status) -> dict[str, object]:
         "network": switch_shape(status.switch, status.moment),
         "state_errors": list(status.state_errors),
     }
+
+
+def last_pass_shape(status: Status) -> dict[str, object]:
+    """What belongs beside it, as ``last_pass``: it is another one after each pass."""
+    from reconciler.storage.chain import stamp
+
+    return {"id": status.last_pass_id, "time": stamp(status.last_pass) if status.last_pass else ""}
 
 
 def switch_shape(switch: Switch, now: Moment) -> dict[str, object] | None:

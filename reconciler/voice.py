@@ -10,7 +10,7 @@ from reconciler.daemon import Status
 from reconciler.host import statusfile
 from reconciler.host.files import Root
 from reconciler.log import Log
-from reconciler.shapes import status_shape
+from reconciler.shapes import last_pass_shape, status_shape
 
 
 class RealVoice:
@@ -19,6 +19,8 @@ class RealVoice:
     def __init__(self, root: Root, log: Log) -> None:
         self._root, self._log = root, log
         self._notify = _notifier()
+        self._lasting: tuple[object, ...] | None = None
+        self._status = ""
         statusfile.withdraw(root)
 
     def say(self, event: str, detail: str) -> None:
@@ -32,8 +34,11 @@ class RealVoice:
                 self._notify(message)
 
     def publish(self, status: Status) -> None:
-        """Replace the status below /run."""
-        statusfile.publish(self._root, status_shape(status))
+        """Replace the status below /run; of one in which only the last pass is new, nothing else is written anew."""
+        lasting = status.lasting
+        if lasting is None or lasting != self._lasting:
+            self._lasting, self._status = lasting, statusfile.text_of(status_shape(status))
+        statusfile.publish(self._root, self._status, last_pass_shape(status))
 
     @property
     def watchdog(self) -> float | None:

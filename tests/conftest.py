@@ -1,7 +1,8 @@
 """What every test may use; the hosts' fixtures are in `tests.hosts.plugin`."""
 
+import gc
 import signal
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +14,14 @@ pytest.register_assert_rewrite("tests.odd_roots")
 
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")  # a busy machine is no failure: speed is measured elsewhere
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _nothing_is_left_over() -> Iterator[None]:
+    """A command that ran in this process ends with it and closes nothing; its descriptors are not for those to come."""
+    yield
+    gc.unfreeze()
+    gc.collect()
 
 
 def pytest_configure() -> None:

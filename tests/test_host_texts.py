@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from reconciler.errors import Unobservable
-from reconciler.host import AS_KNOWN, Stamp, Text
+from reconciler.host import Stamp, Text
 from reconciler.host.files import Root
 from reconciler.host.swift import open_folder
 from tests.host_trees import a_root, a_tree
@@ -26,7 +26,7 @@ def root(tree: Path) -> Iterator[Root]:
     yield from a_root(tree, None)
 
 
-def scripts_of(root: Root, known: Mapping[str, Stamp]) -> dict[str, Text | Unobservable]:
+def scripts_of(root: Root, known: Mapping[str, Stamp]) -> dict[str, Text | Unobservable | None]:
     return dict(root.texts("/etc/init.d", ["a", "b", "gone", "link", "odd"], known))
 
 
@@ -45,17 +45,18 @@ def scripts(tree: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.usefixtures("scripts")
 def test_many_texts_of_a_folder(root: Root) -> None:
     found = scripts_of(root, {})
-    assert list(found) == ["a", "b", "link", "odd"]
+    assert list(found) == ["a", "b", "gone", "link", "odd"]
+    assert found["gone"] is None
     a, link, odd = found["a"], found["link"], found["odd"]
     assert isinstance(a, Text)
     assert a.content == b"a"
     assert a.stamp
     assert link == Text(b"a")  # what it leads to may change without it
     assert isinstance(odd, Unobservable)
-    assert dict(root.texts("/etc/nothing", ["a"], {})) == {}
+    assert dict(root.texts("/etc/nothing", ["a"], {})) == {"a": None}
 
 
-def stamps_of(found: Mapping[str, Text | Unobservable]) -> dict[str, Stamp]:
+def stamps_of(found: Mapping[str, Text | Unobservable | None]) -> dict[str, Stamp]:
     return {name: text.stamp for name, text in found.items() if isinstance(text, Text)}
 
 
@@ -65,7 +66,7 @@ def test_a_text_that_is_known_is_not_read_again(root: Root, scripts: Path) -> No
     (scripts / "b").write_text("c")
     os.utime(scripts / "b", ns=(before.st_atime_ns, before.st_mtime_ns))
     second = scripts_of(root, stamps_of(first))
-    assert second["a"] is AS_KNOWN
+    assert "a" not in second
     assert isinstance(second["b"], Text)
     assert second["b"].content == b"c"
     assert second["link"] == Text(b"a")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
@@ -56,11 +56,12 @@ def run(session: Session, options: argparse.Namespace) -> int:  # noqa: ARG001
             voice.say("mode", f"{session.overrule}, whatever the state says: the kernel was given {ARGUMENT}{word}")
         witness = open_witness() if observer.snapshot.host.live else None
         watcher = open_watcher(observer.places, session.root.path, say=voice.say, concerns=_concerns, witness=witness)
-        state_watcher = open_watcher(_declared(session, observer.desired), "/", say=voice.say)
+        declared = _Declared(session)
+        state_watcher = open_watcher(declared(observer.desired), "/", say=voice.say)
 
         def rearm(desired: DesiredState) -> None:
             watcher.watch(observer.places, session.root.path)
-            state_watcher.watch(_declared(session, desired), "/")
+            state_watcher.watch(declared(desired), "/")
 
         def settle_in() -> None:
             log.adopt()
@@ -170,20 +171,35 @@ def _concerns(place: Place, name: str) -> bool:
     return True
 
 
-def _declared(session: Session, desired: DesiredState) -> Iterable[Place]:
+class _Declared:
     """The files of the state, the folders of drop-ins, and what is ordered for a while, as places to watch."""
-    folder, _, name = f"{session.root.path.rstrip('/')}{PATH}".rpartition("/")
-    yield Place(OVERRIDES, folder, name)
-    yield Place(OVERRIDES, folder, netswitch.PATH.rpartition("/")[2])
-    folder, _, name = f"{session.root.path.rstrip('/')}{WAITING}".rpartition("/")
-    if os.path.isdir(folder):  # else each status that is published would be an event on the way to it
+
+    def __init__(self, session: Session) -> None:
+        root = session.root.path.rstrip("/")
+        self._orders = f"{root}{PATH}".rpartition("/")
+        self._waiting = f"{root}{WAITING}".rpartition("/")
+        self._of: tuple[DesiredState, bool] | None = None
+        self._places: tuple[Place, ...] = ()
+
+    def __call__(self, desired: DesiredState) -> tuple[Place, ...]:
+        waits = os.path.isdir(self._waiting[0])  # else each status that is published would be an event on the way to it
+        if self._of is None or self._of[0] is not desired or self._of[1] != waits:
+            self._of, self._places = (desired, waits), tuple(self._find(desired, waits=waits))
+        return self._places
+
+    def _find(self, desired: DesiredState, *, waits: bool) -> Iterator[Place]:
+        folder, _, name = self._orders
         yield Place(OVERRIDES, folder, name)
-    for path in desired.files:
-        if os.path.isdir(path):
-            yield Place("state", path)
-        else:
-            folder, _, name = path.rpartition("/")
-            yield Place("state", folder or "/", name)
+        yield Place(OVERRIDES, folder, netswitch.PATH.rpartition("/")[2])
+        if waits:
+            folder, _, name = self._waiting
+            yield Place(OVERRIDES, folder, name)
+        for path in desired.files:
+            if os.path.isdir(path):
+                yield Place("state", path)
+            else:
+                folder, _, name = path.rpartition("/")
+                yield Place("state", folder or "/", name)
 
 
 def explain_the_past(session: Session, tools: Tools, places: Iterable[Place]) -> str:

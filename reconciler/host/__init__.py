@@ -40,14 +40,10 @@ Mark = tuple[Stamp, ...]
 
 
 class Text(NamedTuple):
-    """The bytes of a file and its stamp; no bytes for one that bears the stamp by which its reader knows it."""
+    """The bytes of a file and its stamp."""
 
-    content: bytes | None
+    content: bytes
     stamp: Stamp = ()
-
-
-AS_KNOWN = Text(None)
-"""Said of each file that is as its reader knows it."""
 
 
 class Eyes(Protocol):
@@ -82,6 +78,10 @@ class Eyes(Protocol):
                 found.append(error)
         return found
 
+    def exists(self, path: str) -> bool:
+        """Whether anything lies at a path, links followed."""
+        return self.entry(path) is not None
+
     def read(self, path: str, limit: int = FILE_LIMIT) -> FileState | None:
         """A regular file, links followed below the root only; ``Unobservable`` beyond ``limit`` bytes."""
         ...
@@ -91,10 +91,10 @@ class Eyes(Protocol):
         folder: str,
         names: Iterable[str],
         known: Mapping[str, Stamp],  # noqa: ARG002  (a fake reads all)
-    ) -> Iterator[tuple[str, Text | Unobservable]]:
-        """:meth:`read` for many files of a folder, in turn; one that is not there is left out.
+    ) -> Iterator[tuple[str, Text | Unobservable | None]]:
+        """:meth:`read` for many files of a folder, in turn; what bears the stamp by which it is ``known`` is left out.
 
-        The real ones open the folder once, and do not read a file again whose stamp is ``known``.
+        The real ones open the folder once.
         """
         for name in names:
             try:
@@ -102,8 +102,7 @@ class Eyes(Protocol):
             except Unobservable as error:
                 yield name, error
             else:
-                if state is not None:
-                    yield name, Text(state.content)
+                yield name, None if state is None else Text(state.content)
 
     def mark(self, folder: str, names: Iterable[str]) -> Mark | None:  # noqa: ARG002  (fakes know no marks)
         """What stays equal while a folder has the names that it has, and these files of it what is in them.

@@ -48,6 +48,9 @@ class RealEyes(Eyes):
     def entries(self, paths: Sequence[str]) -> list[EntryState | Unobservable | None]:
         return self._root.entries(paths)
 
+    def exists(self, path: str) -> bool:
+        return self._root.exists(path)
+
     def read(self, path: str, limit: int = FILE_LIMIT) -> FileState | None:
         if path.startswith(_SELF) and self._live:  # a link, and to walk it takes ten calls
             path = f"/proc/{os.getpid()}/{path[len(_SELF) :]}"
@@ -55,7 +58,7 @@ class RealEyes(Eyes):
 
     def texts(
         self, folder: str, names: Iterable[str], known: Mapping[str, Stamp]
-    ) -> Iterator[tuple[str, Text | Unobservable]]:
+    ) -> Iterator[tuple[str, Text | Unobservable | None]]:
         return self._root.texts(folder, names, known)
 
     def mark(self, folder: str, names: Iterable[str]) -> Mark | None:

@@ -16,10 +16,23 @@ from contextlib import suppress
 from time import monotonic, time
 
 from reconciler.errors import ActionFailed, Stale, Unobservable
-from reconciler.host import AS_KNOWN, FILE_LIMIT, Mark, Stamp, Text
+from reconciler.host import FILE_LIMIT, Mark, Stamp, Text
 from reconciler.host.effects import discard, expect_name, expect_state, fill, is_link, leave
 from reconciler.host.folders import Check, HeldFolders, Identity, Opener, identity_of, status_of
-from reconciler.host.looking import HOUR, UNSETTLED, is_file, listing, load, some, stamp_of, state_of, text, word_for
+from reconciler.host.looking import (
+    HOUR,
+    UNSETTLED,
+    is_file,
+    listing,
+    load,
+    not_as_known,
+    some,
+    stamp_of,
+    state_of,
+    status_in,
+    text,
+    word_for,
+)
 from reconciler.host.walk import Walk, close, unobservable, why
 from reconciler.model import Action, Entry, EntryState, FileState, Link, Unlink, WriteFile
 from reconciler.text import escape
@@ -177,37 +190,34 @@ class Root:
 
     def texts(
         self, folder: str, names: Iterable[str], known: Mapping[str, Stamp]
-    ) -> Iterator[tuple[str, Text | Unobservable]]:
+    ) -> Iterator[tuple[str, Text | Unobservable | None]]:
         """:meth:`read` for many files of a folder, errors in place; it is opened once for all that are no links.
 
-        A file whose stamp is ``known`` is as it was, and not read.
+        A file whose stamp is ``known`` is as it was, and left out.
         """
         try:
             fd = self.folder_fd(folder)
         except FileNotFoundError:
+            yield from ((name, None) for name in names)
             return
         settled, hour = time() - UNSETTLED, int(monotonic()) // HOUR
         try:
-            for name in names:
+            for name in not_as_known(fd, names, known, hour) if known else names:
                 try:
-                    stamp = stamp_of(fd, name, settled, hour)
-                    if stamp and stamp == known.get(name):
-                        yield name, AS_KNOWN
-                    elif (content := self._content(fd, name, folder, stamp)) is not None:
-                        yield name, Text(content, stamp or ())
+                    yield name, self._text(fd, name, folder, stamp_of(fd, name, settled, hour))
                 except FileNotFoundError:
-                    continue
+                    yield name, None
                 except Unobservable as error:
                     yield name, error
         finally:
             close(fd)
 
-    def _content(self, fd: int, name: str, folder: str, stamp: Stamp | None) -> bytes | None:
+    def _text(self, fd: int, name: str, folder: str, stamp: Stamp | None) -> Text | None:
         path = f"{folder}/{name}"
         if stamp is not None:
-            return text(fd, name, path)
+            return Text(text(fd, name, path), stamp)
         state = self.read(path)
-        return None if state is None else state.content
+        return None if state is None else Text(state.content)
 
     def mark(self, folder: str, names: Iterable[str]) -> Mark | None:
         """What stays equal while a folder has these names and these files of it their contents; ``None``: nothing."""
@@ -233,6 +243,15 @@ class Root:
                 return Located("/" + "/".join(names), status)
         except FileNotFoundError:
             return None
+
+    def exists(self, path: str) -> bool:
+        """Whether anything lies at a path, once every link is followed."""
+        try:
+            if (there := self._beside(path)) is not None and not stat.S_ISLNK(status_in(*there, path).st_mode):
+                return True
+            return self.locate(path) is not None
+        except FileNotFoundError:
+            return False
 
     def identity(self, path: str) -> Identity | None:
         """What the kernel finds by a path, whatever leads there: to be compared with that of an open file."""

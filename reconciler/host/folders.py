@@ -8,11 +8,10 @@ over itself) no status tells: the kernel does (``poll(2)`` of mountinfo, proc(5)
 from __future__ import annotations
 
 import os
-import select
 from collections.abc import Callable
-from contextlib import suppress
 from time import monotonic
 
+from reconciler.host.mounts import Mounts
 from reconciler.host.walk import close
 from reconciler.values import Value
 
@@ -56,33 +55,13 @@ def status_of(root_fd: int, path: str) -> os.stat_result | None:
         return None
 
 
-class _Mounts:
-    """Tells once of each change of what is mounted; where there is no /proc, of none."""
-
-    def __init__(self) -> None:
-        self._fd = -1
-        self._poll = select.poll()
-        with suppress(OSError):
-            self._fd = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
-            self._poll.register(self._fd, select.POLLPRI)
-
-    def changed(self) -> bool:
-        """Whether anything was, since this was asked last."""
-        return bool(self._poll.poll(0))
-
-    def close(self) -> None:
-        """Ask no more."""
-        if self._fd >= 0:
-            close(self._fd)
-
-
 class HeldFolders:
     """Descriptors that stay this object's; they are closed by :meth:`release`, or where there are too many."""
 
     def __init__(self, root_fd: int) -> None:
         self._root = root_fd
         self._held: dict[str, _Held] = {}
-        self._mounts: _Mounts | None = None
+        self._mounts: Mounts | None = None
 
     def __len__(self) -> int:
         return len(self._held)
@@ -96,7 +75,7 @@ class HeldFolders:
     def now(self, path: str, opener: Opener, check: Check | None = None) -> int:
         """The folder that a path leads to at this moment. Raises what opening it raises."""
         if self._mounts is None:
-            self._mounts = _Mounts()
+            self._mounts = Mounts()
         elif self._mounts.changed():
             for each in self._held.values():  # not closed here: one of them may be in use
                 each.identity, each.until = _NONE, 0.0

@@ -81,7 +81,7 @@ def _text(root: Root, path: str) -> bytes | None:
 
 def _exists(root: Root, path: str, *, known: bool) -> bool:
     try:
-        return root.locate(path) is not None
+        return root.exists(path)
     except Unobservable:
         return known
 

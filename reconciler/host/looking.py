@@ -8,7 +8,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
+from operator import itemgetter
 
 from reconciler.errors import Unobservable
 from reconciler.host import FILE_LIMIT, Stamp
@@ -16,6 +18,8 @@ from reconciler.host.walk import close, unobservable
 from reconciler.model import Entry, EntryState, FileState, LinkState, OddState
 from reconciler.text import escape
 
+_entry = partial(tuple.__new__, Entry)  # what Entry() does, without a function of Python's in between
+_identity: Callable[[os.stat_result], Stamp] = itemgetter(slice(stat.ST_SIZE + 1))  # from its mode to its size
 _FEW = 8  # names of a folder that are sooner looked at one by one than listed with what they are
 _ACL = "system.posix_acl_access"  # acl(5)
 UNSETTLED, HOUR = 2.0, 3600  # seconds
@@ -47,36 +51,57 @@ def stamp_of(fd: int, name: str, settled: float, hour: int) -> Stamp | None:
         return None
     if not stat.S_ISREG(status.st_mode):
         return None
-    if status.st_ctime > settled:
-        return ()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, hour
+    return () if status.st_ctime > settled else _stamp(status, hour)
+
+
+def _stamp(status: os.stat_result, hour: int) -> Stamp:
+    return (*_identity(status), status.st_mtime_ns, status.st_ctime_ns, hour)
+
+
+def not_as_known(fd: int, names: Iterable[str], known: Mapping[str, Stamp], hour: int) -> list[str]:
+    """Of these names those whose file does not bear the stamp by which it is known, or that are not there."""
+    others = []
+    for name in names:
+        try:
+            if _stamp(os.lstat(name, dir_fd=fd), hour) == known.get(name):
+                continue
+        except OSError:
+            pass
+        others.append(name)
+    return others
 
 
 def listing(fd: int, wanted: Callable[[str], bool] | None) -> tuple[Entry, ...]:
-    wanted = wanted or _nobody
+    """Every name of a folder, sorted, wanted links read. One that goes away while we look is left out.
+
+    All in one loop: it runs for each of ten thousand links in each full pass.
+    """
+    wanted, there = wanted or _nobody, list[Entry]()
     with os.scandir(fd) as items:
-        there = [entry for item in items if (entry := _entry_of(item, fd, wanted)) is not None]
+        for item in items:
+            name, target = item.name, ""
+            try:
+                if not item.is_symlink():
+                    what = (
+                        "file"
+                        if item.is_file(follow_symlinks=False)
+                        else word_for(item.stat(follow_symlinks=False).st_mode)
+                    )
+                else:
+                    what = "link"
+                    if wanted(name):
+                        target = os.readlink(name, dir_fd=fd)
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.EINVAL):  # EINVAL: no link any more, an event will tell
+                    raise
+                continue
+            there.append(_entry((name, what, target)))
     there.sort()
     return tuple(there)
 
 
 def _nobody(_name: str) -> bool:
     return False
-
-
-def _entry_of(item: os.DirEntry[str], fd: int, wanted: Callable[[str], bool]) -> Entry | None:
-    """One name of a folder, a wanted link read; ``None`` where it went away while we looked."""
-    name = item.name
-    try:
-        if item.is_symlink():
-            return Entry(name, "link", os.readlink(name, dir_fd=fd) if wanted(name) else "")
-        if item.is_file(follow_symlinks=False):
-            return Entry(name, "file")
-        return Entry(name, word_for(item.stat(follow_symlinks=False).st_mode))
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.EINVAL):  # EINVAL: no link any more, an event will tell
-            return None
-        raise
 
 
 def some(fd: int, names: Collection[str], wanted: Callable[[str], bool] | None) -> tuple[Entry, ...]:
@@ -113,6 +138,16 @@ def word_for(mode: int) -> str:
     if stat.S_ISFIFO(mode):
         return "fifo"
     return "socket" if stat.S_ISSOCK(mode) else "device"
+
+
+def status_in(fd: int, name: str, path: str) -> os.stat_result:
+    """The status of a name, a link not followed. Raises ``FileNotFoundError`` for absence, else ``Unobservable``."""
+    try:
+        return os.lstat(name, dir_fd=fd)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise unobservable(path, error) from error
 
 
 def state_of(fd: int, name: str, path: str) -> EntryState:

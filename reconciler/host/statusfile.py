@@ -23,13 +23,18 @@ LIMIT = 16 << 20
 """Bytes; a status of 20,000 findings has about 5 MB."""
 
 
-def publish(root: Root, status: Mapping[str, object]) -> None:
+def text_of(status: Mapping[str, object]) -> str:
+    """What :func:`publish` takes, with who writes it; the last pass comes with each."""
+    return json.dumps({**status, _WRITER: _writer(os.getpid())})  # json.dump() writes it in Python, bit by bit
+
+
+def publish(root: Root, text: str, last_pass: Mapping[str, object]) -> None:
     """Replace the status. /run is a memory file system and the daemon writes it anew: no fsync."""
     folder = root.folder_fd(RUN, create=True)
     temporary = f".{NAME}.new"  # there is one daemon: what a killed one left is written over
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        text = json.dumps({**status, _WRITER: _writer(os.getpid())})  # json.dump() writes it in Python, bit by bit
+        text = f'{text[:-1]}, "last_pass": {json.dumps(last_pass)}}}'
         fd = os.open(temporary, flags, 0o644, dir_fd=folder)
         with open(fd, "wb") as file:
             file.write(text.encode("ascii"))

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import islice
 
 from reconciler.desired import DesiredState
@@ -112,6 +113,7 @@ def render(lines: Iterable[Line]) -> bytes:
     return b"".join(line.raw for line in lines)
 
 
+@lru_cache(2)  # a full pass finds what the last one found
 def parse(content: bytes) -> tuple[Line, ...]:
     """Read a configuration file; any bytes at all are one."""
     raws: list[bytes] = _PHYSICAL.findall(content)

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from reconciler.desired import DesiredState
 from reconciler.errors import Unobservable
-from reconciler.host import AS_KNOWN, Eyes, Stamp
+from reconciler.host import Eyes, Stamp
 from reconciler.kinds.base import Context
 from reconciler.model import Entry, Finding, Gap, Host, Place, Ref, ReloadManager, Resource, Sight, Step, Unlink
 from reconciler.patterns import pattern
@@ -50,8 +50,6 @@ class RcLink(Resource):
 
 _NOTHING_SEEN = Sight()
 _NO_STOPS: Mapping[str, str] = {}
-_NO_SCRIPTS: Mapping[str, InitScript] = {}
-_NO_STAMPS: Mapping[str, Stamp] = {}
 
 
 class Links(Sight):
@@ -66,10 +64,15 @@ class Links(Sight):
 
 
 class Scripts(Sight):
-    """The init scripts, by name as well, and the stamps of those that need not be read again."""
+    """The init scripts, by name as well, and the stamps of those that need not be read again.
+
+    ``entries`` are what their folder held, ``names`` those of them that may be scripts.
+    """
 
     known: Mapping[str, InitScript] = field(default_factory=dict, compare=False)
     stamps: Mapping[str, Stamp] = field(default_factory=dict, compare=False)
+    names: Sequence[str] = field(default=(), compare=False)
+    entries: tuple[Entry, ...] = field(default=(), compare=False)
 
 
 def places(desired: DesiredState, host: Host) -> Iterable[Place]:
@@ -201,23 +204,26 @@ def _script_name(target: str) -> str:
     return target
 
 
-def _scripts(entries: Iterable[Entry], eyes: Eyes, before: Sight) -> Sight:
-    known, stamps = (before.known, before.stamps) if isinstance(before, Scripts) else (_NO_SCRIPTS, _NO_STAMPS)
-    scripts, gaps, read = dict[str, InitScript](), [], 0
-    names = [e.name for e in entries if e.what in _MAY_BE_SCRIPTS and (e.name in known or _is_script(e.name))]
-    for name, text in eyes.texts(SCRIPTS, names, stamps):
-        if text is AS_KNOWN:
-            scripts[name] = known[name]
-            continue
-        read += 1
+def _scripts(entries: tuple[Entry, ...], eyes: Eyes, before: Sight) -> Sight:
+    last = before if isinstance(before, Scripts) else Scripts()
+    names = last.names if entries == last.entries else _script_names(entries)
+    known, changed, gaps = dict(last.known), names is not last.names or bool(last.gaps), list[Gap]()
+    for name, text in eyes.texts(SCRIPTS, names, last.stamps):
+        changed = True
+        known.pop(name, None)
         if isinstance(text, Unobservable):
             gaps.append(Gap(NAME, Ref(NAME, f"init.d/{name}"), str(text)))
-        elif text.content is not None:
-            scripts[name] = parse_script(name, text.content.decode("utf-8", "surrogateescape"), text.stamp)
-    if not read and len(scripts) == len(known):
+        elif text is not None:
+            known[name] = parse_script(name, text.content.decode("utf-8", "surrogateescape"), text.stamp)
+    if not changed:
         return before
-    stamps = {name: script.stamp for name, script in scripts.items() if script.stamp}
-    return Scripts(tuple(scripts.values()), tuple(gaps), known=scripts, stamps=stamps)
+    known = {name: known[name] for name in names if name in known}
+    stamps = {name: script.stamp for name, script in known.items() if script.stamp}
+    return Scripts(tuple(known.values()), tuple(gaps), known=known, stamps=stamps, names=names, entries=entries)
+
+
+def _script_names(entries: Iterable[Entry]) -> Sequence[str]:
+    return [entry.name for entry in entries if entry.what in _MAY_BE_SCRIPTS and _is_script(entry.name)]
 
 
 def _is_script(name: str) -> bool:
@@ -277,6 +283,9 @@ def judge(place: Place, sight: Sight, context: Context) -> Iterator[Finding]:
     services = context.desired.services
     if services is None or place.folder not in START_FOLDERS:
         return
+    case, found = (services, context.host.init, sight.resources), False
+    if context.catalogue.passed.get(place) == case:
+        return
     approved = context.catalogue.approver(services.approved)
     for link in sight.resources:
         if isinstance(link, RcLink) and link.letter == "S" and (link.number or context.host.init == "sysvinit"):
@@ -284,7 +293,10 @@ def judge(place: Place, sight: Sight, context: Context) -> Iterator[Finding]:
                 is_unit = "." in name and base_name(name) != name  # a script called ssh.socket is no unit of ssh
                 if not (matches((name,), services.approved) if is_unit else approved(name)):
                     yield Finding(link.ref, name, "unapproved", "unapproved", _detail(link), link)
+                    found = True
                     break
+    if not found and isinstance(sight, Links):  # else it is a part of one
+        context.catalogue.passed[place] = case
 
 
 def _detail(link: RcLink) -> str:

@@ -25,9 +25,12 @@ LIMIT = 4 << 20
 
 def holds(root: store.Folders, name: str) -> bool:
     """Whether there is anything to be brought home. Raises ``JournalError``."""
-    with store.failing(f"{PLACE}/{name}"), suppress(FileNotFoundError), store.folder(root, PLACE) as folder:
-        os.stat(name, dir_fd=folder, follow_symlinks=False)
-        return True
+    with store.failing(f"{PLACE}/{name}"), suppress(FileNotFoundError):
+        if not root.exists(PLACE):  # as on nearly every host, and asked before each full pass
+            return False
+        with store.folder(root, PLACE) as folder:
+            os.stat(name, dir_fd=folder, follow_symlinks=False)
+            return True
     return False
 
 

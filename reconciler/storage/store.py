@@ -43,6 +43,10 @@ class Folders(Protocol):
         """``FileNotFoundError`` where there is none, ``Unobservable`` where it cannot be trusted."""
         ...
 
+    def exists(self, path: str) -> bool:
+        """Whether anything lies there. Raises ``Unobservable``."""
+        ...
+
     def held_fd(self, path: str, opener: Callable[[str], int], check: Callable[[os.stat_result, str], None]) -> int:
         """The same, not to be closed: it stays open for the next time, where the path still leads to it."""
         ...

@@ -15,11 +15,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from errno import EACCES, EILSEQ, ENOENT, ENOTDIR
 from struct import Struct
+from time import monotonic
 from typing import NamedTuple
 
 import pyinotify
 
 from reconciler.host.folders import Identity
+from reconciler.host.mounts import Mounts
 from reconciler.model import Place, Wake
 from reconciler.values import Value, field
 from reconciler.watch.news import News
@@ -56,6 +58,8 @@ _CHUNKS_MAX = 128  # of a full queue (16,384 events unless sysctl says otherwise
 
 _ASIDE_MAX = 1000
 """Names of a place that are kept until somebody looks there; with more, all of it is looked at."""
+
+_TRUST = 3600.0  # seconds
 
 _ABSENT, _DENIED = -2, -3  # in place of a watch descriptor
 
@@ -132,6 +136,7 @@ class InotifyWatcher:
         self._seen: dict[str, Identity | None] = {}  # what lay at each of these paths right before it was watched
         self._aside: dict[Place, set[str]] = {}
         self._news = News()
+        self._look_at = 0.0
         self._unfit = False  # the watches no longer fit the paths
         self._lost = False  # the queue ran over
         try:
@@ -143,6 +148,7 @@ class InotifyWatcher:
         # It comes blocking, and every program the daemon starts would inherit it.
         os.set_blocking(self.fd, False)
         os.set_inheritable(self.fd, False)
+        self._mounts = Mounts()
         try:
             self.watch(places, root)
         except OSError:
@@ -158,9 +164,17 @@ class InotifyWatcher:
     def fits(self) -> bool:
         """Whether each folder is the very one that was watched: a mount over it makes no event, but another one of it.
 
-        A look at each costs a twentieth of arming it anew. A way that was denied, or ended nowhere, never fits.
+        Each is looked at where anything was mounted since, and once an hour: that costs a twentieth of arming it anew.
+        A way that was denied, or ended nowhere, never fits.
         """
-        return not self._unfit and all(seen and seen == identity(path) for path, seen in self._seen.items())
+        if self._unfit:
+            return False
+        if self._mounts.changed() or self._mounts.blind or monotonic() >= self._look_at:
+            if not all(seen and seen == identity(path) for path, seen in self._seen.items()):
+                self._look_at = 0.0
+                return False
+            self._look_at = monotonic() + _TRUST
+        return True
 
     def read(self) -> Wake | None:
         """Drain the queue; arm again what was replaced, removed or came into being."""
@@ -191,6 +205,7 @@ class InotifyWatcher:
         if self.fd >= 0:
             self.fd = -1
             self._manager.close()
+            self._mounts.close()
 
     # --- reading ------------------------------------------------------------------------------------------------
 
@@ -265,6 +280,7 @@ class InotifyWatcher:
     def _arm(self) -> set[Place]:
         """Make the watches fit the paths as they are now; gives the places whose way is another one than before."""
         self._unfit = self._lost = False
+        self._look_at = 0.0  # what fits by then fits until something is mounted, or until that time
         self._armed.clear()
         self._seen.clear()
         folders: dict[int, _Folder] = {}
