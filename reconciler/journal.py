@@ -120,9 +120,9 @@ class Journal:
         keep: int = KEEP,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._open: _Open | None = None
         self._root, self._forward, self._clock = root, forward, clock
         self._limit, self._keep = limit, keep
-        self._open: _Open | None = None
         self._notes: list[Record] = []
         self._astray = True  # there may be lines in the spare place
         self.away = ""
@@ -139,6 +139,9 @@ class Journal:
         if self._open is not None:
             self._open.close()
             self._open = None
+
+    def __del__(self) -> None:
+        self.close()
 
     # --- writing
     # ----------------------------------------------------------------------------------------------

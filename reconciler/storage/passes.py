@@ -66,8 +66,8 @@ class Ahead:
 
     def __init__(self, above: int) -> None:
         """Make it in the open folder of all passes. Raises ``OSError``."""
-        self._name = f"{store.TEMPORARY}{os.urandom(4).hex()}"
         self.fd, self._manifest = -1, -1
+        self._name = f"{store.TEMPORARY}{os.urandom(4).hex()}"
         os.mkdir(self._name, 0o700, dir_fd=above)
         try:
             self.fd = os.open(self._name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
@@ -108,6 +108,9 @@ class Ahead:
                 if fd >= 0:
                     os.close(fd)
         self.fd = self._manifest = -1
+
+    def __del__(self) -> None:
+        self.close()
 
     def remove(self, above: int) -> None:
         """Take it away again; what is in it besides the manifest keeps it."""
