@@ -138,10 +138,14 @@ def switch_text(switch: Mapping[str, Any], out: Printer) -> None:
     out.line(f"{out.paint('network', 'yellow')}     {' '.join(switch['interfaces'])}: {switch['phase']}{until}")
 
 
-def status_text(status: Mapping[str, Any], out: Printer) -> None:
-    """The daemon's status for people: a fact a line, what is not as declared after it."""
+_NOT_KEPT = "start it with your init system"
+_KEPT = "its keeper brings it back by itself, mostly within half a minute; wait"
+
+
+def status_text(status: Mapping[str, Any], out: Printer, *, kept: bool = False) -> None:
+    """The daemon's status for people: a fact a line, what is not as declared after it. ``kept``: it comes back."""
     if not status["running"]:
-        out.line(f"{out.paint('not running', 'red')}: start it with your init system, or try dom0-reconciler plan")
+        out.line(f"{out.paint('not running', 'red')}: {_KEPT if kept else _NOT_KEPT}, or try dom0-reconciler plan")
         return
     _daemon_text(status, out)
     for finding in status["findings"]:

@@ -211,6 +211,11 @@ def started(pid: int) -> int:
         raise ProcessLookupError(pid) from None
 
 
+def arguments(pid: int) -> tuple[str, ...]:
+    """The command line of a process, none of a zombie. Raises ``OSError`` where we may not look, or there is none."""
+    return parse_arguments(_read(f"{PROC}/{pid}/cmdline"))
+
+
 def _is_no_process(fields: list[bytes]) -> bool:
     """A kernel thread, or a zombie none of whose threads runs on (the first may end before the others)."""
     return bool(int(fields[6]) & _KERNEL_THREAD) or (fields[0] in (b"Z", b"X") and int(fields[17]) <= 1)
