@@ -1,4 +1,4 @@
-"""A state drafted from what was seen on a host, pure: everything that is there is approved, and said why it is odd.
+"""A state drafted from what was seen on a host, pure: all that is the host's is approved, and said why it is odd.
 
 What a draft approves beyond the shipped state of the release stands on a line of its own with its reason, so that the
 administrator takes out what he does not want and keeps the rest: nothing is turned off by a state that nobody read.
@@ -7,10 +7,11 @@ administrator takes out what he does not want and keeps the rest: nothing is tur
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 
 from reconciler.kinds.base import Context
+from reconciler.lineage import Lineage, Running
 from reconciler.model import Finding, Listener, Plan
 from reconciler.services import program_of
 from reconciler.statefile.words import Wrong, executable, inetd_line, service_name, socket_path
@@ -68,8 +69,12 @@ _TABLE = "{ port = "
 """How a word begins that is a table; no name of a service has a blank, and every other one begins otherwise."""
 
 
-def draft(plan: Plan, context: Context, *, live: bool) -> Draft:
-    """Approve all that a plan for the shipped state finds: services, inetd's lines, and what runs."""
+def draft(plan: Plan, context: Context, *, live: bool, at_terminals: Set[int] = frozenset()) -> Draft:
+    """Approve all that a plan for the shipped state finds: services, inetd's lines, and what runs.
+
+    But no program that only runs ``at_terminals``, by pid, or that init did not begin: it is somebody's, not the
+    host's, and to approve tail(1) because somebody was reading a log would approve it for ever.
+    """
     made = Draft()
     services = made.tables["services"] = {}
     covered: set[str] = set()
@@ -81,7 +86,7 @@ def draft(plan: Plan, context: Context, *, live: bool) -> Draft:
     made.tables["inetd"] = dict(_inetd(plan, made.odd))
     if live:
         made.tables["listeners"] = dict(_listeners(plan))
-        made.tables["processes"] = dict(_processes(plan, context, made.odd))
+        made.tables["processes"] = dict(_processes(plan, context, at_terminals, made.odd))
     return made
 
 
@@ -156,15 +161,30 @@ def _rule(one: Listener, address: str, chosen: tuple[range, str] | tuple[()]) ->
     return f"{_TABLE}{_quoted(port)}{more} }}" if more else port
 
 
-def _processes(plan: Plan, context: Context, odd: list[str]) -> Iterator[tuple[str, str]]:
+def _processes(plan: Plan, context: Context, at_terminals: Set[int], odd: list[str]) -> Iterator[tuple[str, str]]:
+    lineage = Lineage.of(context.snapshot, context.catalogue, context.desired)
     for finding in _of(plan.findings, "processes"):
-        program = getattr(finding.seen, "program", "")
-        if not program or _is_service(finding.service, context):
+        running = finding.seen
+        if not isinstance(running, Running) or _is_service(finding.service, context):
             continue
         try:
-            yield _itself(executable(program)), plain(finding.detail)
+            _hosts_own(running, lineage, at_terminals)
+            yield _itself(executable(running.program)), plain(finding.detail)
         except Wrong as wrong:
             odd.append(f"not approved: {finding.ref} ({wrong})")
+
+
+def _hosts_own(running: Running, lineage: Lineage, at_terminals: Set[int]) -> None:
+    """Of several processes one is enough: the program is the host's then."""
+    begun = {process.pid for process in running.processes if lineage.line(process)[-1].parent != _OUTSIDE}
+    if not begun:
+        raise Wrong("init did not begin it")
+    if begun <= at_terminals:
+        raise Wrong("it is on somebody's terminal, no part of the host")
+
+
+_OUTSIDE = 0
+"""The parent of what was put into this host from outside, as by nsenter(1); all else descends from init."""
 
 
 def _list(words: Mapping[str, str]) -> Sequence[str]:

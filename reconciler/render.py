@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from reconciler.model import Gap, Plan, Record, Step, target_of, word_of
-from reconciler.text import escape, plain
+from reconciler.text import beginning, escape, plain
 
 if TYPE_CHECKING:
     from reconciler.attempts import Attempt, Report
@@ -21,6 +21,7 @@ _COLOURS = {"red": "31", "green": "32", "yellow": "33", "dim": "2", "bold": "1"}
 _OUTCOME_COLOURS = {"done": "green", "failed": "red", "held": "yellow", "stale": "yellow", "unverified": "yellow"}
 
 _SHOWN = 20  # of what may be many; --json has them all
+_COMMAND = 100  # characters of a package tool's command line, which may be as long as it likes; --json has it all
 
 
 class Printer:
@@ -138,10 +139,14 @@ def switch_text(switch: Mapping[str, Any], out: Printer) -> None:
     out.line(f"{out.paint('network', 'yellow')}     {' '.join(switch['interfaces'])}: {switch['phase']}{until}")
 
 
-def status_text(status: Mapping[str, Any], out: Printer) -> None:
-    """The daemon's status for people: a fact a line, what is not as declared after it."""
+_NOT_KEPT = "start it with your init system"
+_KEPT = "its keeper brings it back by itself, mostly within half a minute; wait"
+
+
+def status_text(status: Mapping[str, Any], out: Printer, *, kept: bool = False) -> None:
+    """The daemon's status for people: a fact a line, what is not as declared after it. ``kept``: it comes back."""
     if not status["running"]:
-        out.line(f"{out.paint('not running', 'red')}: start it with your init system, or try dom0-reconciler plan")
+        out.line(f"{out.paint('not running', 'red')}: {_KEPT if kept else _NOT_KEPT}, or try dom0-reconciler plan")
         return
     _daemon_text(status, out)
     for finding in status["findings"]:
@@ -239,7 +244,7 @@ def _origin_line(origin: Origin) -> str:
     by = f" by {plain(origin.by)}" if origin.by else ""
     facts = (
         f"installed {escape(origin.time)}" if origin.time else "",
-        f'"{plain(origin.command)}"{by}' if origin.command else "",
+        f'"{beginning(origin.command, _COMMAND)}"{by}' if origin.command else "",
         how + (f": {', '.join(map(plain, origin.because))}" if origin.because else ""),
     )
     return ", ".join((escape(origin.package), *filter(None, facts)))

@@ -42,6 +42,15 @@ def plain(text: str) -> str:
     return "".join(_escape_character(c) if c != "\\" and _is_unsafe(c) else c for c in text)
 
 
+def beginning(text: str, most: int) -> str:
+    """Free text safe to print, of at most so many characters: what is cut says so, and no escape is cut in two."""
+    shown = plain(text)
+    return shown if len(shown) <= most else f"{_HALF.sub('', shown[: most - 3])}..."
+
+
+_HALF = re.compile(r"\\+(x[0-9a-f]?)?\Z")
+
+
 def argument(text: str) -> str:
     """A name as one word of a command that is shown, safe to paste into a shell."""
     shown = escape(text)

@@ -70,6 +70,22 @@ def test_without_apt_dpkg_says_when() -> None:
     assert origin("nothing", Texts()) == Origin("nothing")
 
 
+def test_a_long_command_is_shown_by_its_beginning(tree: Tree) -> None:
+    """Whoever sets up a host names dozens of packages at once; a program may have all of it."""
+    begin = "apt-get install --yes -o Dpkg::Options::=--force-confold mailutils bell\x07"
+    whole = " ".join((begin, *(f"package-{number}" for number in range(100))))
+    tree.write("var/log/apt/history.log", HISTORY.replace("apt-get install mailutils", whole))
+    text = tree.command("explain", "exim4").stdout
+    [line] = [line for line in text.splitlines() if line.startswith("package ")]
+    shown = line.split('"')[1]
+    assert shown.startswith(begin.replace("\x07", "\\x07 "))
+    assert shown.endswith("...")
+    assert len(shown) == 100
+    assert line.endswith('" by admin (1000), automatic: exim4-daemon-light depends on it')
+    [told] = explained(tree, "exim4")["origins"]
+    assert told["command"] == whole.replace("\x07", "\\x07")
+
+
 @pytest.fixture
 def tree(tmp_path: Path) -> Tree:
     tree = Tree(tmp_path)

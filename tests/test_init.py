@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import pty
+import signal
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from reconciler.host import kernel
+from reconciler.host.kernel import at_terminals
 from tests.trees import CHECKOUT, Tree
 
 OS_RELEASE = 'NAME="Debian GNU/Linux"\nVERSION_ID="12"\nVERSION_CODENAME=bookworm\nID=debian\n'
@@ -87,3 +93,50 @@ def test_an_unknown_release_gets_a_state_of_its_own(tree: Tree) -> None:
     state = tomllib.loads(tree.command("init", "--stdout").stdout)
     assert "include" not in state
     assert state["services"]["approved"] == ["exim4", "portmap", "ssh", "xen"]
+
+
+# --- whose a running program is ---
+
+
+@contextmanager
+def on_a_terminal(command: str) -> Iterator[int]:
+    """A shell's command on a pseudo-terminal of its own; gives the number that it says first."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv("/bin/sh", ["sh", "-c", command])
+    try:
+        with open(terminal, "rb", closefd=False) as said:
+            yield int(said.readline())
+    finally:
+        os.close(terminal)  # which hangs up on all that is on it
+        os.waitpid(pid, 0)
+
+
+@pytest.mark.parametrize("command", ["echo $$; exec sleep 300", "(sleep 300 & echo $!); sleep 300"])
+def test_a_program_on_a_terminal_is_somebodys(command: str) -> None:
+    """Of the shell, or left by a subshell: init is its parent then, but did not begin the session."""
+    with on_a_terminal(command) as pid:
+        assert at_terminals([pid]) == {pid}
+    assert at_terminals([pid]) == frozenset()
+
+
+def test_a_program_without_a_terminal_is_nobodys() -> None:
+    with on_a_terminal("setsid sh -c 'echo $$; exec sleep 300' & wait") as pid:
+        assert at_terminals([pid]) == frozenset()
+        os.kill(pid, signal.SIGKILL)  # it hears of no hang-up
+
+
+@pytest.mark.parametrize(
+    ("leader", "somebodys"), [(" (getty) S 1 ", False), (" (tmux: a) S 44 ", True), (None, False), ("", True)]
+)
+def test_whoever_began_the_session_has_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leader: str | None, somebodys: bool
+) -> None:
+    """Init by a line of inittab(5); somebody; nobody any more; one outside, whose number is 0 here."""
+    monkeypatch.setattr(kernel, "PROC", str(tmp_path))
+    session = 70 if leader != "" else 0
+    for pid, text in ((71, f"71 (a ) b) S 70 71 {session} 1025 71 0"), (70, leader and f"70{leader}70 70 1025 70 0")):
+        if text:
+            (tmp_path / str(pid)).mkdir()
+            (tmp_path / str(pid) / "stat").write_text(text)
+    assert (at_terminals([71]) == {71}) == somebodys

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import random
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from reconciler.observer import Observer
 from reconciler.quarantine import Quarantine, inverse
 from reconciler.services import parse_catalogue
 from reconciler.session import Session
-from reconciler.text import escape, plain, unescape
+from reconciler.text import beginning, escape, plain, unescape
 from reconciler.values import replace
 from tests.fakes import SYSTEMD, MemoryEyes, Thing, link, script, unit, wanted_by
 from tests.odd_roots import on, things
@@ -392,6 +393,18 @@ def test_escaping_is_reversible_and_safe(name: str) -> None:
     assert not ACTING & set(escaped)
     escaped.encode("utf-8")  # printable on any stream that takes UTF-8: no lone surrogate is left
     assert plain(plain(escaped)) == plain(escaped) == escaped
+
+
+@settings(max_examples=300)
+@given(observed_names, st.integers(4, 50))
+@example("\n\n\n", 8)
+@example("a\u202eb", 9)
+def test_a_beginning_fits_and_is_safe_and_whole(name: str, most: int) -> None:
+    shown, whole = beginning(name, most), plain(name)
+    assert len(shown) <= most
+    assert shown == whole or (len(whole) > most and whole.startswith(shown.removesuffix("...")))
+    assert not ACTING & set(shown)
+    assert not re.search(r"\\(x[0-9a-f]?)?(\.\.\.)$", shown)
 
 
 @settings(max_examples=200)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 
 from reconciler.desired import DesiredState, Inetd, Listeners, Processes, Services
 from reconciler.drafting import Draft, draft
 from reconciler.errors import ReconcilerError, Unobservable
+from reconciler.host.kernel import at_terminals
 from reconciler.host.moments import now
 from reconciler.host.statefiles import create_file
+from reconciler.lineage import Running
 from reconciler.model import FileState, Plan
 from reconciler.observer import Observer
 from reconciler.render import Printer
@@ -58,10 +61,15 @@ def _draft(session: Session) -> tuple[Draft, list[Copy], Plan]:
     observer = Observer(session.eyes, session.data, judged)
     observer.look()
     plan = observer.plan(observer.restraints(now()))
-    made = draft(plan, observer.context(), live=live)
+    made = draft(plan, observer.context(), live=live, at_terminals=at_terminals(_pids(plan)) if live else frozenset())
     made.include = include
     made.odd += [f"could not be looked at: {gap.ref}: {gap.why}" for gap in plan.gaps]
     return made, list(_network(session, made)), plan
+
+
+def _pids(plan: Plan) -> Iterator[int]:
+    seen = (finding.seen for finding in plan.findings)
+    return (process.pid for running in seen if isinstance(running, Running) for process in running.processes)
 
 
 def _shipped(session: Session) -> str:

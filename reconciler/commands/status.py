@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from reconciler.host import statusfile
+from reconciler.host import keeper, statusfile
 from reconciler.render import Printer, safe, status_text
 from reconciler.session import Session
 
@@ -27,7 +27,7 @@ def run(session: Session, options: argparse.Namespace) -> int:
     if options.json:
         out.json(status)
     else:
-        status_text(safe(status), out)
+        status_text(safe(status), out, kept=not running and keeper.is_there(session.root))
     if not running:
         return 3
     return 0 if status["converged"] else 2

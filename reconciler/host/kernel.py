@@ -206,9 +206,36 @@ def parse_arguments(text: bytes) -> tuple[str, ...]:
 def started(pid: int) -> int:
     """When a process started, in clock ticks since boot. Raises ``ProcessLookupError`` if there is none."""
     try:
-        return int(_read(f"{PROC}/{pid}/stat").rpartition(b")")[2].split()[19])
+        return int(_fields(pid)[19])
     except FileNotFoundError:
         raise ProcessLookupError(pid) from None
+
+
+def at_terminals(pids: Iterable[int]) -> frozenset[int]:
+    """Those that somebody has on a terminal: they have one, and it was not init that began their session.
+
+    A session (``setsid(2)``) that init began on a terminal is the host's own, such as a line of inittab(5) asks for.
+    """
+    return frozenset(pid for pid in pids if _is_at_a_terminal(pid))
+
+
+def _is_at_a_terminal(pid: int) -> bool:
+    try:
+        session, terminal = _fields(pid)[3:5]
+        outside = session == b"0"  # of another pid namespace
+        return terminal != b"0" and (outside or _fields(int(session))[1] != b"1")
+    except OSError:
+        return False  # it ended meanwhile, or its session, and so it has no terminal any more
+
+
+def _fields(pid: int) -> list[bytes]:
+    """What /proc/PID/stat says after the name, which may hold anything: state, parent, group, session, terminal, ..."""
+    return _read(f"{PROC}/{pid}/stat").rpartition(b")")[2].split()
+
+
+def arguments(pid: int) -> tuple[str, ...]:
+    """The command line of a process, none of a zombie. Raises ``OSError`` where we may not look, or there is none."""
+    return parse_arguments(_read(f"{PROC}/{pid}/cmdline"))
 
 
 def _is_no_process(fields: list[bytes]) -> bool:

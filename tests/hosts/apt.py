@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-DEFAULT_MIRROR = "http://deb.debian.org/debian"
 DEFAULT_KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 MIRROR_VARIABLE = "DOM0_RECONCILER_MIRROR"
+NO_MIRROR = f"apt here knows no Debian mirror: run apt-get update, add one to its sources, or set {MIRROR_VARIABLE}"
 
 # Options of the machine that decide whether its mirror can be reached and is believed.
 PASSED_ON = ("Acquire::http::", "Acquire::https::", "Acquire::Check-Valid-Until", "Acquire::Check-Date")
@@ -33,15 +33,15 @@ class Source:
         return f"deb {signed}{self.mirror} {suite} main"
 
 
-def debian_source() -> Source:
-    """The Debian main archive: the variable's, else the one the machine uses, else the public one."""
+def debian_source() -> Source | None:
+    """The Debian main archive: the variable's, else the one the machine uses; None, of which NO_MIRROR tells."""
     keyring = DEFAULT_KEYRING if Path(DEFAULT_KEYRING).exists() else None
     if chosen := os.environ.get(MIRROR_VARIABLE):
         return Source(chosen, keyring)
     for target in _index_targets():
         if target.get("Origin") == target.get("Label") == "Debian" and target.get("Component") == "main":
             return Source(target["Repo-URI"].rstrip("/"), keyring or target.get("Signed-By"))
-    return Source(DEFAULT_MIRROR, keyring)
+    return None
 
 
 def options() -> Iterator[str]:

@@ -48,9 +48,10 @@ def missing(level: str) -> str | None:
 
 
 def _roots() -> str | None:
+    if all(roots.find(one.suite, one.init) for one in all_recipes()):
+        return None
     reason = roots.can_build()
-    cached = all(roots.find(one.suite, one.init) for one in all_recipes())
-    return None if cached else reason and f"{reason}, and not all roots are in {roots.cache()}"
+    return reason and f"{reason}; and not all roots are in {roots.cache()}"
 
 
 def _namespaces() -> str | None:

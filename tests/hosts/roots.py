@@ -25,7 +25,7 @@ Progress = Callable[[str], None]
 
 
 class RootError(RuntimeError):
-    """A root could not be built; the message ends with what mmdebstrap said last."""
+    """A root could not be built; what mmdebstrap said last ends the message."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,9 @@ def can_build() -> str | None:
     """Why no root can be built here, or None."""
     if os.geteuid() != 0:
         return "building a root needs root"
-    return None if shutil.which("mmdebstrap") else "mmdebstrap is not installed"
+    if not shutil.which("mmdebstrap"):
+        return "mmdebstrap is not installed"
+    return None if apt.debian_source() else apt.NO_MIRROR
 
 
 def prune() -> Iterator[str]:
@@ -133,7 +135,10 @@ def _build(root: Root, progress: Progress) -> None:
 
 
 def _mmdebstrap(root: Root, target: Path, log: Path, progress: Progress) -> None:
-    command = [*_command(root), root.recipe.suite, str(target), apt.debian_source().line(root.recipe.suite)]
+    source = apt.debian_source()
+    if source is None:
+        raise RootError(apt.NO_MIRROR)
+    command = [*_command(root), root.recipe.suite, str(target), source.line(root.recipe.suite)]
     env = {**os.environ, "TMPDIR": str(target.parent)}
     with log.open("w") as kept, _talking(command, env) as process:
         assert process.stdout is not None

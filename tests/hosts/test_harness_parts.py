@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hosts import apt, cgroups, dhcp, limits, looking, recipes, roots
+from tests.hosts import apt, cgroups, dhcp, levels, limits, looking, recipes, roots
 from tests.hosts.trees import Entry, Files, difference
 
 _CHECKOUT = Path(__file__).parents[2]
@@ -51,15 +51,37 @@ class TestApt:
         monkeypatch.delenv(apt.MIRROR_VARIABLE, raising=False)
 
     def test_the_machines_own_mirror(self) -> None:
-        assert apt.debian_source().mirror == "http://mirror.test/debian"
+        assert _mirror() == "http://mirror.test/debian"
 
     def test_the_variable_goes_first(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(apt.MIRROR_VARIABLE, "http://chosen.test/debian")
-        assert apt.debian_source().mirror == "http://chosen.test/debian"
+        assert _mirror() == "http://chosen.test/debian"
 
-    def test_another_distributions_machine(self, tmp_path: Path) -> None:
+    def test_without_any_nothing_is_built_and_it_is_said_what_to_do(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """On another distribution's machine, or before the first apt-get update, no other mirror is taken for it."""
         (tmp_path / "targets").write_text(TARGETS.replace("Origin: Debian", "Origin: Other"))
-        assert apt.debian_source().mirror == apt.DEFAULT_MIRROR
+        (tmp_path / "mmdebstrap").write_text(f"#!/bin/sh\ntouch {tmp_path}/built\n")
+        (tmp_path / "mmdebstrap").chmod(0o755)
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+        monkeypatch.setenv("DOM0_RECONCILER_CACHE", str(tmp_path / "cache"))
+        assert apt.debian_source() is None
+        assert roots.can_build() == apt.NO_MIRROR
+        assert len(apt.NO_MIRROR.splitlines()) == 1
+        assert apt.MIRROR_VARIABLE in apt.NO_MIRROR
+        with pytest.raises(roots.RootError, match=apt.MIRROR_VARIABLE):
+            roots.build("trixie", "sysvinit")
+        assert not (tmp_path / "built").exists()
+
+    def test_what_is_cached_needs_none(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "targets").write_text("")
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+        monkeypatch.setenv("DOM0_RECONCILER_CACHE", str(tmp_path / "cache"))
+        assert levels.missing.__wrapped__("roots")
+        for one in recipes.all_recipes():
+            roots.expected(one).path.mkdir(parents=True)
+        assert levels.missing.__wrapped__("roots") is None
 
     def test_only_what_reaches_the_mirror_is_passed_on(self) -> None:
         assert list(apt.options()) == ['Acquire::http::Proxy "http://p";']
@@ -69,6 +91,12 @@ class TestApt:
             "deb [signed-by=/k.gpg] http://m/debian trixie main"
         )
         assert apt.Source("http://m/debian", None).line("trixie") == "deb http://m/debian trixie main"
+
+
+def _mirror() -> str:
+    source = apt.debian_source()
+    assert source is not None
+    return source.mirror
 
 
 MAKER = """

@@ -68,6 +68,13 @@ def _service(host: Host, word: str) -> Result:
     return host.run(["service", product.NAME, word], check=False, timeout=120)
 
 
+def _says(host: Host) -> str:
+    """The product's own word on a daemon that does not run."""
+    status = host.run([product.COMMAND, "status"], check=False)
+    assert (status.rc, status.err) == (3, "")
+    return status.out
+
+
 def _with(host: Host, **values: int) -> None:
     """A keeper with other numbers, on duty."""
     assert _service(host, "stop").rc == 0
@@ -158,6 +165,7 @@ class TestKept:
             _kill(kept, daemon)
             kept.wait_for(lambda: group.refusals > 2, PATIENCE, "several attempts")
             assert _keepers(kept) or kept.running("keeper")
+            kept.wait_for(lambda: "keeper brings it back" in _says(kept), PATIENCE, "one that is no other just now")
             assert _daemons(kept) == []
         assert _both(kept)[0].outer == keeper.outer
 
@@ -172,8 +180,10 @@ class TestInPause:
         status = _service(kept, "status")
         assert status.rc in (1, 3)
         assert "started again" in status.out + status.err
+        assert "keeper brings it back" in _says(kept)
         assert _service(kept, "stop").rc == 0
         assert (_keepers(kept), _daemons(kept), kept.running("sleep")) == ([], [], [])
+        assert "start it with your init system" in _says(kept)
         assert _service(kept, "status").rc == 3
 
     @pytest.mark.parametrize("word", ["start", "reload", "restart", "try-restart"])
