@@ -48,7 +48,7 @@ def beginning(text: str, most: int) -> str:
     return shown if len(shown) <= most else f"{_HALF.sub('', shown[: most - 3])}..."
 
 
-_HALF = re.compile(r"\\+(x[0-9a-f]?)?\Z")
+_HALF = pattern(r"\\+(x[0-9a-f]?)?\Z")
 
 
 def argument(text: str) -> str:
