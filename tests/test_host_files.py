@@ -52,6 +52,18 @@ def test_absence_is_an_answer(root: Root) -> None:
             root.folder_fd(path)
 
 
+@pytest.mark.parametrize("hurried", [False, True])
+def test_what_is_there_once_every_link_is_followed(root: Root, tree: Path, hurried: bool) -> None:
+    root.at_once = open_folder if hurried else None
+    (tree / "etc/there").symlink_to("rc2.d")
+    paths = ("/", "/etc", "/etc/rc2.d/", "/etc/there", "/no", "/no/way")
+    assert [path for path in paths if root.exists(path)] == ["/", "/etc", "/etc/rc2.d/", "/etc/there"]
+    (tree / "etc/there").unlink()
+    (tree / "etc/there").symlink_to("/etc/nothing")
+    with pytest.raises(Unobservable):
+        root.exists("/etc/there")
+
+
 def test_an_empty_folder_is_no_absence(root: Root) -> None:
     assert root.folder("/etc/init.d") == ()
 

@@ -17,10 +17,13 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from reconciler.desired import DesiredState, Inetd, Listeners, Network, Processes, Rails, Services
+from reconciler.holds import Restraints
 from reconciler.host.files import Root
 from reconciler.host.hands import RealHands
 from reconciler.model import FileState, Host, Listener, Plan, Process, ReloadManager, Snapshot, Step
+from reconciler.moment import Moment, Span
 from reconciler.observer import Observer
+from reconciler.overrides import Order, Overrides
 from reconciler.quarantine import Quarantine, inverse
 from reconciler.services import parse_catalogue
 from reconciler.session import Session
@@ -293,6 +296,31 @@ def observed(eyes: MemoryEyes, desired: DesiredState) -> Observer:
     observer = Observer(eyes, DATA, desired)
     observer.look()
     return observer
+
+
+@IN_MEMORY
+@given(hosts(), hosts(), st.sets(st.sampled_from(PLAIN), max_size=2))
+def test_what_was_planned_before_leaves_nothing_in_a_plan(
+    host: tuple[MemoryEyes, DesiredState], other: tuple[MemoryEyes, DesiredState], tried: set[str]
+) -> None:
+    """A plan is remembered while all that it is made of is the same, and no longer."""
+    observer = observed(*host)
+    first = observer.plan()
+    observer.look()
+    assert observer.plan() == first == observed(*host).plan()
+    observer.tried = dict.fromkeys(tried, "stop")
+    fresh = observed(*host)
+    fresh.tried = dict.fromkeys(tried, "stop")
+    assert observer.plan() == fresh.plan()
+    observer.tried = {}
+    pause = Overrides(pauses=(Order("root", "why", Span(Moment(), 60.0)),))
+    assert all(step.held for step in observer.plan(Restraints(overrides=pause)).steps)
+    observer.eyes = there = dataclasses.replace(other[0], facts=host[0].facts)
+    observer.look()
+    assert observer.plan() == observed(there, host[1]).plan()
+    observer.use(other[1])
+    observer.look()
+    assert observer.plan() == observed(there, other[1]).plan()
 
 
 @IN_MEMORY

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,10 +11,12 @@ from typing import Any, cast
 import pytest
 
 from reconciler import voice
-from reconciler.daemon import Daemon
+from reconciler.daemon import Daemon, Status
 from reconciler.host.files import Root
 from reconciler.log import for_daemon
 from reconciler.model import Wake
+from reconciler.moment import Moment, Span
+from reconciler.overrides import Order, Overrides
 from reconciler.shapes import last_pass_shape, status_shape
 
 
@@ -31,6 +34,25 @@ def test_a_manager_that_has_gone_ends_nothing(tmp_path: Path, monkeypatch: pytes
     speaker.notify("READY=1")
     speaker.notify("STATUS=nobody listens")
     assert told == ["READY=1", "STATUS=nobody listens"]
+
+
+def test_a_status_in_which_nothing_is_new_tells_of_its_last_pass(tmp_path: Path) -> None:
+    root = Root(str(tmp_path))
+    speaker = voice.RealVoice(root, for_daemon(live=False))
+    status = Status("enforce", "inotify", 1.0)
+    told = []
+    orders = Overrides(pauses=(Order("root", "why", Span(Moment(), 60.0)),))
+    passed = {"last_pass": 2.0, "last_pass_id": "p2"}
+    for change in ({}, passed, {"corrections": 3}, {"overrides": orders}, {"fault": "f"}):
+        for name, value in change.items():
+            setattr(status, name, value)
+        speaker.publish(status)
+        told.append(json.loads((tmp_path / "run/dom0-reconciler/status.json").read_bytes()))
+    assert [each["last_pass"]["id"] for each in told] == ["", "p2", "p2", "p2", "p2"]
+    assert [each["corrections"] for each in told] == [0, 0, 3, 3, 3]
+    assert [len(each["pauses"]) for each in told] == [0, 0, 0, 1, 1]
+    assert [each["fault"] for each in told] == [None, None, None, None, "f"]
+    assert all(each.keys() == told[0].keys() for each in told)
 
 
 def test_a_host_in_trouble_is_no_hung_daemon() -> None:

@@ -266,6 +266,16 @@ def test_what_still_fits_is_not_armed_again(root: Path, said: Said, monkeypatch:
     watcher.close()
 
 
+def test_all_folders_are_looked_at_once_an_hour(inotify: InotifyWatcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever no event tells, and no change of what is mounted either."""
+    assert inotify.fits()
+    inotify._seen = dict.fromkeys(inotify._seen, (0, 0))
+    assert inotify.fits()
+    monkeypatch.setattr("reconciler.watch.inotify.monotonic", lambda: time.monotonic() + 3600.0)
+    assert not inotify.fits()
+    assert not inotify.fits()
+
+
 MOUNTS = """
 import subprocess, sys
 from pathlib import Path

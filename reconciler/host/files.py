@@ -245,7 +245,7 @@ class Root:
             return None
 
     def exists(self, path: str) -> bool:
-        """Whether anything lies at a path, once every link is followed."""
+        """Whether anything lies at a path, once every link is followed; of one that leads nowhere nobody can tell."""
         try:
             if (there := self._beside(path)) is not None and not stat.S_ISLNK(status_in(*there, path).st_mode):
                 return True

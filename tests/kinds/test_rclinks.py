@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -11,8 +11,20 @@ from hypothesis import strategies as st
 
 from reconciler.desired import DesiredState, Services
 from reconciler.errors import Unobservable
+from reconciler.host import Stamp, Text
 from reconciler.kinds import rclinks
-from reconciler.model import FileState, Host, LinkState, OddState, Place, Plan, ReloadManager, StopService, Unlink
+from reconciler.model import (
+    FileState,
+    Host,
+    LinkState,
+    OddState,
+    Place,
+    Plan,
+    ReloadManager,
+    Sight,
+    StopService,
+    Unlink,
+)
 from reconciler.observer import Observer
 from reconciler.services import parse_catalogue
 from tests.fakes import SYSTEMD, MemoryEyes, Thing, link, script
@@ -31,6 +43,29 @@ def planned(tree: Mapping[str, Thing], *approved: str, host: Host = IMAGE, stop:
 def unlinks(plan: Plan) -> dict[str, str]:
     """Each link that goes -> what is left in its place."""
     return {step.action.path: step.action.leave for step in plan.steps if isinstance(step.action, Unlink)}
+
+
+class Stamped(MemoryEyes):
+    """Memory in which each script bears a stamp, as on a real host: its bytes."""
+
+    def texts(
+        self, folder: str, names: Iterable[str], known: Mapping[str, Stamp]
+    ) -> Iterator[tuple[str, Text | Unobservable | None]]:
+        for name, text in super().texts(folder, names, known):
+            stamp = tuple(text.content) if isinstance(text, Text) else ()
+            if not stamp or known.get(name) != stamp:
+                yield name, Text(text.content, stamp) if isinstance(text, Text) else text
+
+
+@given(st.lists(st.dictionaries(st.sampled_from("abc"), st.sampled_from(["", "p", "q"]), min_size=1), min_size=2))
+def test_what_is_as_known_is_what_looking_anew_sees(trees: list[dict[str, str]]) -> None:
+    place, before = Place(rclinks.NAME, rclinks.SCRIPTS), Sight()
+    for provides in trees:
+        eyes = Stamped({path: it for name, more in provides.items() for path, it in script(name, more).items()}, IMAGE)
+        sight = rclinks.observe_after(place, eyes, before)
+        assert sight == rclinks.observe(place, eyes)
+        assert rclinks.observe_after(place, eyes, sight) is sight
+        before = sight
 
 
 @pytest.mark.parametrize("level", "12345S")
