@@ -136,7 +136,7 @@ class Observer:
     def plan(self, restraints: Restraints = NO_RESTRAINTS, focus: Collection[Place] | None = None) -> Plan:
         """Plan for the snapshot as it is: for all places, or for what was just looked at in those of ``focus``.
 
-        A plan is what it is made of: where all of that is what it was the last time, so is the plan.
+        A plan is what it is made of: one that asked for nothing is that again while all it was made of is the same.
         """
         context, lasting = self.context(), restraints.lasting if focus is None else None
         if lasting is None:
@@ -144,9 +144,11 @@ class Observer:
         seen = context.snapshot
         who = context.desired, context.catalogue, context.tried, context.contested, seen.host, seen.skipped
         made_of = (lasting, *who, *seen.sights, *seen.sights.values())
-        if self._planned is None or self._planned[0] != made_of:
-            self._planned = made_of, plan(context, restraints, None, self.kinds)
-        return self._planned[1]
+        if self._planned is not None and self._planned[0] == made_of:
+            return self._planned[1]
+        made = plan(context, restraints, None, self.kinds)
+        self._planned = None if made.steps else (made_of, made)
+        return made
 
 
 def read_overrides(eyes: Eyes, host: Host) -> Overrides:
