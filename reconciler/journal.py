@@ -99,8 +99,9 @@ class _Open(Value, frozen=False):
     said: str = ""  # what the head has been told
 
     def close(self) -> None:
-        os.close(self.fd)
-        os.close(self.head_fd)
+        for fd in (self.fd, self.head_fd):
+            with suppress(OSError):  # what was synced is there, and the number is somebody else's from here on
+                os.close(fd)
 
 
 class Journal:
@@ -136,9 +137,9 @@ class Journal:
 
     def close(self) -> None:
         """Let the files go; a later call opens them again."""
-        if self._open is not None:
-            self._open.close()
-            self._open = None
+        there, self._open = self._open, None
+        if there is not None:
+            there.close()
 
     def __del__(self) -> None:
         self.close()

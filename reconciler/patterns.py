@@ -16,6 +16,8 @@ class _Pattern:
         self._source, self._flags = source, flags
 
     def __getattr__(self, name: str) -> object:
+        if name.startswith("__"):  # as copy() asks for, before there is anything in a new one
+            raise AttributeError(name)
         method = getattr(re.compile(self._source, self._flags), name)  # of the same two, re gives the same again
         setattr(self, name, method)
         return method

@@ -7,10 +7,14 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from reconciler.commands.run import _Declared
+from reconciler.model import Place
+from reconciler.session import Session
 from tests.trees import PATIENCE, Tree, wait_for
 
 ENFORCE = 'version = 1\nmode = "enforce"\ninterval = "1h"\n[services]\napproved = ["ssh"]\n[inetd]\napproved = []\n'
@@ -242,3 +246,13 @@ def test_the_temporaries_of_a_killed_run_go(tree: Tree, command: str) -> None:
         with tree.daemon():
             pass
     assert not left.exists()
+
+
+def test_a_folder_of_drop_ins_is_watched_once_it_is_one(tmp_path: Path) -> None:
+    """Also where what lay in it was refused, and the state in force is the one from before."""
+    desired: Any = SimpleNamespace(files=(str(tmp_path / "state.toml"), str(tmp_path / "state.d")))
+    declared = _Declared(Session(str(tmp_path), None))
+    assert Place("state", str(tmp_path), "state.d") in declared(desired)
+    assert declared(desired) is declared(desired)
+    (tmp_path / "state.d").mkdir()
+    assert Place("state", str(tmp_path / "state.d")) in declared(desired)

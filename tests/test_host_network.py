@@ -60,6 +60,7 @@ def test_former_files_source_one_another(tmp_path: Path, monkeypatch: pytest.Mon
     ("orig", "argv", "wanted"),
     [
         (["python3", "-I", "/usr/sbin/dom0-reconciler", "run"], ["/usr/sbin/dom0-reconciler", "run"], 2),
+        (["python3", "-IS", "/usr/sbin/dom0-reconciler", "run"], ["/usr/sbin/dom0-reconciler", "run"], 2),
         (["python3", "-m", "reconciler", "--state", "x", "run"], ["/x/__main__.py", "--state", "x", "run"], 2),
     ],
 )

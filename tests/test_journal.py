@@ -25,6 +25,25 @@ def place(tmp_path: Path) -> Place:
 # --- writing and reading ----------------------------------------
 
 
+def test_no_descriptor_is_closed_twice(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where close(2) fails the number is free all the same, and may be somebody else's by the second time."""
+    journal, closed = place.journal(), list[int]()
+    journal.write(records(1))
+
+    def fail(fd: int) -> None:
+        closed.append(fd)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", fail)
+        journal.close()
+        journal.close()
+        del journal
+    assert len(closed) == len(set(closed)) == 2
+    for fd in closed:
+        os.close(fd)
+
+
 def test_what_is_written_is_read_back_by_any_process(place: Place) -> None:
     place.journal().write(records(3))
     assert list(place.journal().read()) == records(3)

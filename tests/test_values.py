@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import re
 from copy import deepcopy
 from typing import Any, ClassVar
 
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reconciler.model import ReloadManager, StartService, StopService
+from reconciler.patterns import pattern
 from reconciler.values import Value, field, replace
 
 
@@ -97,6 +99,15 @@ def test_match_takes_them_apart() -> None:
             assert (name, number) == ("a", 7)
         case _:
             pytest.fail("not matched")
+
+
+def test_an_expression_is_compiled_when_it_is_used() -> None:
+    words = pattern("a+")
+    assert deepcopy(words).fullmatch("aa")
+    assert words.fullmatch("aa")
+    assert not words.search("b")
+    with pytest.raises(re.error):
+        pattern("(").search("")
 
 
 def test_they_can_be_copied_and_sent() -> None:

@@ -397,6 +397,18 @@ def test_overflow_asks_for_a_full_pass(inotify: InotifyWatcher, monkeypatch: pyt
     assert feed(inotify, monkeypatch) is None
 
 
+def test_an_overflow_is_told_though_all_was_armed_again(
+    root: Path, inotify: InotifyWatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever arms looks at the queue first; what it lost may have been a change of what he does not look at."""
+    with monkeypatch.context() as patch:
+        patch.setattr(inotify, "_chunks", lambda: [event(-1, pyinotify.IN_Q_OVERFLOW)])
+        assert inotify.presses()
+    inotify.watch(PLACES, str(root))
+    assert inotify.read() == Wake("inotify queue overflow", None)
+    assert inotify.read() is None
+
+
 def test_event_of_a_watch_given_back(inotify: InotifyWatcher, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (
         feed(inotify, monkeypatch, event(999, pyinotify.IN_CREATE, b"S20x"), event(999, pyinotify.IN_IGNORED)) is None

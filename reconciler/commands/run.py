@@ -178,24 +178,25 @@ class _Declared:
         root = session.root.path.rstrip("/")
         self._orders = f"{root}{PATH}".rpartition("/")
         self._waiting = f"{root}{WAITING}".rpartition("/")
-        self._of: tuple[DesiredState, bool] | None = None
+        self._of: DesiredState | None = None
+        self._kinds: tuple[bool, ...] = ()
         self._places: tuple[Place, ...] = ()
 
     def __call__(self, desired: DesiredState) -> tuple[Place, ...]:
-        waits = os.path.isdir(self._waiting[0])  # else each status that is published would be an event on the way to it
-        if self._of is None or self._of[0] is not desired or self._of[1] != waits:
-            self._of, self._places = (desired, waits), tuple(self._find(desired, waits=waits))
+        kinds = tuple(map(os.path.isdir, (self._waiting[0], *desired.files)))
+        if self._of is not desired or self._kinds != kinds:
+            self._of, self._kinds, self._places = desired, kinds, tuple(self._find(desired, *kinds))
         return self._places
 
-    def _find(self, desired: DesiredState, *, waits: bool) -> Iterator[Place]:
+    def _find(self, desired: DesiredState, waits: bool, *are_folders: bool) -> Iterator[Place]:
         folder, _, name = self._orders
         yield Place(OVERRIDES, folder, name)
         yield Place(OVERRIDES, folder, netswitch.PATH.rpartition("/")[2])
-        if waits:
+        if waits:  # else each status that is published would be an event on the way to it
             folder, _, name = self._waiting
             yield Place(OVERRIDES, folder, name)
-        for path in desired.files:
-            if os.path.isdir(path):
+        for path, is_folder in zip(desired.files, are_folders, strict=True):
+            if is_folder:
                 yield Place("state", path)
             else:
                 folder, _, name = path.rpartition("/")

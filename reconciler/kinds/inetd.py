@@ -239,13 +239,15 @@ def _commented(raw: bytes) -> bytes:
 class ConfigFile(Value):
     """A file that holds active lines. ``found`` is what lies there: the file itself, or a link to it.
 
-    ``servers`` are the executables present on this host that would read it.
+    ``servers`` are the executables present on this host that would read it. ``xattrs`` are those of ``state``, not
+    compared there: what is written in its place is given them.
     """
 
     path: str
     found: EntryState
     state: FileState
     servers: tuple[str, ...] = ()
+    xattrs: tuple[tuple[str, bytes], ...] = ()
 
 
 class ActiveLine(Approvable):
@@ -311,7 +313,8 @@ def _lines(name: str, path: str, found: EntryState | None, eyes: Eyes) -> tuple[
     starts = [(n, entry) for n, line in enumerate(parse(state.content)) for entry in line.entries]
     if not starts:
         return ()
-    file = ConfigFile(path, found, state, tuple(server for server in SERVERS if _present(server, eyes)))
+    servers = tuple(server for server in SERVERS if _present(server, eyes))
+    file = ConfigFile(path, found, state, servers, state.xattrs)
     counts: dict[str, int] = {}
     resources = []
     for number, entry in starts:

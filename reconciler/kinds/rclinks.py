@@ -215,7 +215,7 @@ def _scripts(entries: tuple[Entry, ...], eyes: Eyes, before: Sight) -> Sight:
             gaps.append(Gap(NAME, Ref(NAME, f"init.d/{name}"), str(text)))
         elif text is not None:
             known[name] = parse_script(name, text.content.decode("utf-8", "surrogateescape"), text.stamp)
-    if not changed:
+    if not changed and before is last:  # else it is a gap, or nothing
         return before
     known = {name: known[name] for name in names if name in known}
     stamps = {name: script.stamp for name, script in known.items() if script.stamp}

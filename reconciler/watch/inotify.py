@@ -159,7 +159,9 @@ class InotifyWatcher:
         """Watch these places from now on; what did not change stays armed all the while."""
         self._places = tuple(dict.fromkeys(places))
         self._root = real_root(root)
+        lost = self._lost
         self._arm()
+        self._lost = lost  # that the queue ran over is still to be told
 
     def fits(self) -> bool:
         """Whether each folder is the very one that was watched: a mount over it makes no event, but another one of it.

@@ -39,6 +39,15 @@ OPENBSD = "/usr/sbin/inetd"
 GNU = "/usr/sbin/inetutils-inetd"
 
 
+def test_a_file_with_other_attributes_is_another_one() -> None:
+    """What is written in its place is to have those that it has then."""
+    line = b"daytime stream tcp nowait root internal\n"
+    files = [FileState(line, xattrs=xattrs) for xattrs in ((), (("user.note", b"x"),), ())]
+    sights = [inetd.observe(inetd.CONFIG, FakeEyes({"/etc/inetd.conf": file})) for file in files]
+    assert sights[0] != sights[1]
+    assert sights[0] == sights[2]
+
+
 @dataclass
 class World:
     """A tree, a desired state and a host: everything from the first look to the steps."""

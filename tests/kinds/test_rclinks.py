@@ -15,11 +15,13 @@ from reconciler.host import Stamp, Text
 from reconciler.kinds import rclinks
 from reconciler.model import (
     FileState,
+    Gap,
     Host,
     LinkState,
     OddState,
     Place,
     Plan,
+    Ref,
     ReloadManager,
     Sight,
     StopService,
@@ -28,6 +30,7 @@ from reconciler.model import (
 from reconciler.observer import Observer
 from reconciler.services import parse_catalogue
 from tests.fakes import SYSTEMD, MemoryEyes, Thing, link, script
+from tests.kinds.eyes import FakeEyes
 from tests.trees import CHECKOUT
 
 DATA = parse_catalogue((CHECKOUT / "reconciler/catalogue.toml").read_text())
@@ -43,6 +46,12 @@ def planned(tree: Mapping[str, Thing], *approved: str, host: Host = IMAGE, stop:
 def unlinks(plan: Plan) -> dict[str, str]:
     """Each link that goes -> what is left in its place."""
     return {step.action.path: step.action.leave for step in plan.steps if isinstance(step.action, Unlink)}
+
+
+def test_an_empty_folder_that_can_be_looked_at_again_is_no_gap() -> None:
+    place = Place(rclinks.NAME, rclinks.SCRIPTS)
+    before = Sight(gaps=(Gap(rclinks.NAME, Ref(rclinks.NAME, "init.d"), "Input/output error"),))
+    assert rclinks.observe_after(place, FakeEyes({rclinks.SCRIPTS: OddState("directory")}), before).gaps == ()
 
 
 class Stamped(MemoryEyes):
