@@ -446,6 +446,26 @@ def test_an_orphan_that_hangs_is_ended_with_all_of_its_session(tree: Path, orpha
     wait_for(lambda: not _runs(child) and not _runs(orphan), "all to be gone")
 
 
+def test_no_orphans_child_is_left_because_the_script_ended_first(
+    tree: Path, orphan: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the script waits for is killed, and so it would end, before the rest of its session is looked for."""
+    handle, child = _stop(tree), int((tree / "child").read_text())
+    pids = orphans._pids()
+
+    def slowly() -> Iterator[int]:
+        for pid in sorted(pids):
+            yield pid
+            with suppress(OSError):
+                time.sleep(0.2 if os.getsid(pid) == orphan else 0.0)
+
+    handle.expire()
+    monkeypatch.setattr(orphans, "_pids", slowly)
+    handle.expire()
+    assert run(handle).word == "failed"
+    wait_for(lambda: not _runs(child) and not _runs(orphan), "all to be gone")
+
+
 @pytest.mark.parametrize("lacks", ["mark", "session", "script", "word"])
 def test_what_is_not_proved_to_be_ours_is_not_taken_for_it(tree: Path, lacks: str) -> None:
     write_script(tree, f"[ -e {tree}/first ] || hangs=1; echo $$ >>{tree}/stops; [ -z $hangs ] || sleep 99")

@@ -60,11 +60,16 @@ class OrphanHandle:
         last = self._sent != ""
         self.deadline = math.inf if last else time.monotonic() + self._grace
         self._sent = "KILL" if last else "TERM"
+        if last:  # it would end with what it waits for, and after that nobody can tell whose the rest is
+            self._signal(signal.SIGSTOP)
         for pid in _pids():
             self._signal_member(pid, signal.SIGKILL if last else signal.SIGTERM)
         if last:
-            with suppress(OSError):
-                signal.pidfd_send_signal(self.fd, signal.SIGKILL)
+            self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        with suppress(OSError):
+            signal.pidfd_send_signal(self.fd, number)
 
     def finish(self) -> Outcome:
         """Whoever reaped it knows its exit status; what it was for is looked at. ``pending`` while it still runs."""

@@ -310,7 +310,8 @@ def test_nothing_is_imported_late(host: Host, deb: Path) -> None:
     host.put("/etc/init.d/intruder", SCRIPT.format(name="intruder"), 0o755)
     host.run("update-rc.d intruder defaults")
     host.wait_for(lambda: not [link for link in host.start_links() if "intruder" in link], 30, "the next correction")
-    assert _daemon(host).outer == pid
+    # What it is about to start has its arguments until it runs its own program.
+    host.wait_for(lambda: [one.outer for one in _daemons(host)] == [pid], 10, "the same daemon, and no other")
     host.stop_daemon()
     host.run("; ".join(["set -e", *(f"mv {folder}.gone {folder}" for folder in folders)]))
     assert host.run([product.COMMAND, "log", "--verify"]).rc == 0

@@ -35,7 +35,7 @@ class TestWhileNobodyLooks:
     def test_the_daemon_is_killed(self, scene: Scene) -> None:
         """No last word, no clean end: the next start mends what was left and goes on."""
         scene.host.run(["kill", "-9", str(scene.status()["pid"])])
-        scene.host.run("update-rc.d canna enable")
+        scene.host.run("update-rc.d canna enable", check=False)  # its own insserv trips over a link that is gone again
         scene.host.wait_for(lambda: product.status_code(scene.host) == 3, 10, "the daemon's end")
         scene.host.start_daemon()
         scene.off("canna")
@@ -108,7 +108,7 @@ class TestClock:
         for offset, name in ((f"-{YEAR}", "canna"), ("+86400", "lpd"), ("+0", "exim4")):
             scene.mark = len(host.journal())
             host.put("/run/clock", f"{offset}\n")
-            host.run(["update-rc.d", name, "enable"])
+            host.run(["update-rc.d", name, "enable"], check=False)  # as above: it trips over what is gone again
             scene.off(name)
             when = scene.corrected(name)[-1]["time"]
             expected = time.strftime("%Y", time.gmtime(time.time() + int(offset)))
