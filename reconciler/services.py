@@ -35,7 +35,7 @@ class InitScript(Resource):
     needs: tuple[str, ...] = ()
     runs: tuple[str, ...] = ()
     package: str = ""
-    stamp: tuple[int, ...] = field(default=(), compare=False)
+    stamp: tuple[object, ...] = field(default=(), compare=False)
 
 
 class UnitFile(Resource):

@@ -31,7 +31,7 @@ FILE_LIMIT = 1 << 20
 """Bytes. A larger file where a configuration file belongs is a gap: no real inetd.conf comes near it."""
 
 
-Stamp = tuple[int, ...]
+Stamp = tuple[object, ...]
 """What tells a file from every other one that was or will be at its name, without reading it; () where nothing does."""
 
 

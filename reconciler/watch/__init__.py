@@ -117,7 +117,8 @@ class _Switching:
     def watch(self, places: Iterable[Place], root: str) -> None:
         before = self._places, self._root
         self._places, self._root = tuple(places), root
-        self.presses()  # what the queue says of the ways to the places is known then
+        if self._epoll.poll(0):
+            self.presses()  # what the queue says of the ways to the places is known then
         if before == (self._places, root) and self._fits():
             return
         if self.name != "inotify" and self._is_back():
