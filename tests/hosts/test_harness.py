@@ -95,7 +95,10 @@ class TestCommands:
         before = time.monotonic()
         any_host.run("setsid sleep 1000 & echo started")
         assert time.monotonic() - before < 5
-        assert [process.args for process in any_host.running("sleep")] == [("sleep", "1000")]
+        # "started" may be said before setsid(1) runs it.
+        any_host.wait_for(
+            lambda: [one.args for one in any_host.running("sleep")] == [("sleep", "1000")], why="the sleep"
+        )
 
     def test_a_command_that_hangs_is_ended(self, any_host: Host) -> None:
         result = any_host.run(["sleep", "1001"], check=False, timeout=0.3)
