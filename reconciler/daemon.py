@@ -17,7 +17,7 @@ from reconciler.contested import Memory
 from reconciler.converge import PUT_OFF, Converger
 from reconciler.desired import DesiredState
 from reconciler.errors import ReconcilerError, StateError
-from reconciler.holds import UNDER_WAY
+from reconciler.holds import UNDER_WAY, ends_by_itself
 from reconciler.host.signals import Signals
 from reconciler.model import Action, Plan, Unlink, Wake, target_of, word_of
 from reconciler.moment import Moment
@@ -73,11 +73,10 @@ class Status(Value, frozen=False):
     @property
     def lasting(self) -> tuple[object, ...] | None:
         """All but when the last pass was; ``None`` where something of it changes with time alone."""
-        orders = self.overrides
-        if orders.pauses or orders.exceptions or self.memory.contests or self.switch.pass_id:
+        if ends_by_itself(self.overrides, self.memory, self.switch):
             return None
         shown = self.mode, self.watch, self.started, self.state_errors, self.fault, self.in_flight, self.plan
-        return *shown, self.corrections, orders, self.memory, self.switch
+        return *shown, self.corrections, self.overrides, self.memory, self.switch
 
 
 class Voice(Protocol):

@@ -66,10 +66,15 @@ class Restraints(Value):
     @property
     def lasting(self) -> tuple[object, ...] | None:
         """All of it but the moment; ``None`` where something of it is for a while, and the moment decides."""
-        orders = self.overrides
-        if orders.pauses or orders.exceptions or orders.released or self.memory.contests or self.switch.pass_id:
+        if ends_by_itself(self.overrides, self.memory, self.switch):
             return None
-        return self.in_flight, orders, self.packaging, self.memory, self.budgeted, self.ordered, self.switch
+        held = self.in_flight, self.overrides, self.packaging, self.memory
+        return *held, self.budgeted, self.ordered, self.switch
+
+
+def ends_by_itself(orders: Overrides, memory: Memory, switch: Switch) -> bool:
+    """Whether any of these is for a while, so that what is made of them is another in a moment."""
+    return bool(orders.pauses or orders.exceptions or orders.released or memory.contests or switch.pass_id)
 
 
 def hold(steps: Iterable[Step], context: Context, restraints: Restraints) -> tuple[Step, ...]:

@@ -22,7 +22,7 @@ from reconciler.host.caller import may_be_trusted
 from reconciler.host.signals import Signals
 from reconciler.journal import notice, unverified
 from reconciler.kinds import KINDS
-from reconciler.log import for_daemon
+from reconciler.log import Log, for_daemon
 from reconciler.model import Place, Record
 from reconciler.network import netswitch
 from reconciler.observer import WAITING, read_switch
@@ -63,16 +63,6 @@ def run(session: Session, options: argparse.Namespace) -> int:  # noqa: ARG001
             watcher.watch(observer.places, session.root.path)
             state_watcher.watch(declared(desired), "/")
 
-        def settle_in() -> None:
-            log.adopt()
-            load_the_rest()
-            tools.quarantine.ahead = True
-            with suppress(ReconcilerError), tools.lock():
-                tools.quarantine.prepare()
-            with suppress(ImportError, AttributeError):  # no ctypes, or no C library of a kind that it knows
-                session.root.at_once = import_module("reconciler.host.swift").open_folder
-            _collect_at_leisure()
-
         tools = replace(
             tools,
             remember=partial(_remember, session, voice),
@@ -86,7 +76,7 @@ def run(session: Session, options: argparse.Namespace) -> int:  # noqa: ARG001
             state_watcher,
             rearm,
             voice,
-            settle_in,
+            partial(_settle_in, session, log, tools),
             partial(_guard, session, voice),
             voice.watchdog,
         )
@@ -95,6 +85,18 @@ def run(session: Session, options: argparse.Namespace) -> int:  # noqa: ARG001
         finally:
             _close(tools, watcher, state_watcher, *filter(None, (witness,)))
     return 0
+
+
+def _settle_in(session: Session, log: Log, tools: Tools) -> None:
+    """What the first correction did without, before the first idle."""
+    log.adopt()
+    load_the_rest()
+    tools.quarantine.ahead = True
+    with suppress(ReconcilerError), tools.lock():
+        tools.quarantine.prepare()
+    with suppress(ImportError, AttributeError):  # no ctypes, or no C library of a kind that it knows
+        session.root.at_once = import_module("reconciler.host.swift").open_folder
+    _collect_at_leisure()
 
 
 def _collect_at_leisure() -> None:

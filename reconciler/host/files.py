@@ -29,7 +29,6 @@ from reconciler.host.looking import (
     some,
     stamp_of,
     state_of,
-    status_in,
     text,
     word_for,
 )
@@ -247,11 +246,15 @@ class Root:
     def exists(self, path: str) -> bool:
         """Whether anything lies at a path, once every link is followed; of one that leads nowhere nobody can tell."""
         try:
-            if (there := self._beside(path)) is not None and not stat.S_ISLNK(status_in(*there, path).st_mode):
-                return True
-            return self.locate(path) is not None
+            if (there := self._beside(path)) is not None:
+                fd, name = there
+                if not stat.S_ISLNK(os.lstat(name, dir_fd=fd).st_mode):
+                    return True
         except FileNotFoundError:
             return False
+        except OSError:
+            pass  # a walk says what is wrong
+        return self.locate(path) is not None
 
     def identity(self, path: str) -> Identity | None:
         """What the kernel finds by a path, whatever leads there: to be compared with that of an open file."""

@@ -62,8 +62,7 @@ def not_as_known(fd: int, names: Iterable[str], known: Mapping[str, Stamp], hour
     others = []
     for name in names:
         try:
-            status = os.lstat(name, dir_fd=fd)  # as _stamp() has it, without a call for each of a hundred scripts
-            if known.get(name) == (status[:_SIZE], status.st_mtime_ns, status.st_ctime_ns, hour):
+            if known.get(name) == _stamp(os.lstat(name, dir_fd=fd), hour):
                 continue
         except OSError:
             pass
@@ -81,16 +80,9 @@ def listing(fd: int, wanted: Callable[[str], bool] | None) -> tuple[Entry, ...]:
         for item in items:
             name, target = item.name, ""
             try:
-                if not item.is_symlink():
-                    what = (
-                        "file"
-                        if item.is_file(follow_symlinks=False)
-                        else word_for(item.stat(follow_symlinks=False).st_mode)
-                    )
-                else:
-                    what = "link"
-                    if wanted(name):
-                        target = os.readlink(name, dir_fd=fd)
+                what = "link" if item.is_symlink() else _no_link(item)
+                if what == "link" and wanted(name):
+                    target = os.readlink(name, dir_fd=fd)
             except OSError as error:
                 if error.errno not in (errno.ENOENT, errno.EINVAL):  # EINVAL: no link any more, an event will tell
                     raise
@@ -98,6 +90,10 @@ def listing(fd: int, wanted: Callable[[str], bool] | None) -> tuple[Entry, ...]:
             there.append(_entry((name, what, target)))
     there.sort()
     return tuple(there)
+
+
+def _no_link(item: os.DirEntry[str]) -> str:
+    return "file" if item.is_file(follow_symlinks=False) else word_for(item.stat(follow_symlinks=False).st_mode)
 
 
 def _nobody(_name: str) -> bool:
@@ -138,16 +134,6 @@ def word_for(mode: int) -> str:
     if stat.S_ISFIFO(mode):
         return "fifo"
     return "socket" if stat.S_ISSOCK(mode) else "device"
-
-
-def status_in(fd: int, name: str, path: str) -> os.stat_result:
-    """The status of a name, a link not followed. Raises ``FileNotFoundError`` for absence, else ``Unobservable``."""
-    try:
-        return os.lstat(name, dir_fd=fd)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise unobservable(path, error) from error
 
 
 def state_of(fd: int, name: str, path: str) -> EntryState:
