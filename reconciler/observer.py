@@ -145,6 +145,7 @@ class Observer:
         who = context.desired, context.catalogue, context.tried, context.contested, seen.host, seen.skipped
         made_of = (lasting, *who, *seen.sights, *seen.sights.values())
         if self._planned is not None and self._planned[0] == made_of:
+            self._planned = made_of, self._planned[1]  # the very same things are compared sooner than equal ones
             return self._planned[1]
         made = plan(context, restraints, None, self.kinds)
         self._planned = None if made.steps else (made_of, made)

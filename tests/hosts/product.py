@@ -90,9 +90,12 @@ def status(host: Place) -> dict[str, Any]:
 
 
 def converge(host: Place, timeout: float, look: Callable[[Place], dict[str, Any]] = status) -> None:
-    """Waits until the daemon has nothing left to do and nothing under way; past the timeout it shows what is left."""
+    """Waits until the daemon has nothing left to do and nothing under way; past the timeout it shows what is left.
+
+    What it says of itself is of its last pass: that one is under way now, only the journal tells.
+    """
     deadline = time.monotonic() + timeout
-    while not (said := look(host))["converged"] or said.get("in_flight"):
+    while not (said := look(host))["converged"] or said.get("in_flight") or open_intents(host):
         if time.monotonic() > deadline:
             told = {"seen last": said, "status": status(host), "plan": ask(host, "plan")}
             left = {who: {key: value for key, value in said.items() if value} for who, said in told.items()}
@@ -111,6 +114,14 @@ def records(host: Place) -> list[dict[str, Any]]:
     if not host.exists(JOURNAL):
         return []
     return [json.loads(line) for line in host.read(JOURNAL).splitlines() if line]
+
+
+def open_intents(host: Place) -> set[str]:
+    """The ids of what was begun and has no outcome yet."""
+    ids: dict[str, set[str]] = {"intent": set(), "outcome": set()}
+    for one in records(host):
+        ids.setdefault(one["record"], set()).add(one["id"])
+    return ids["intent"] - ids["outcome"]
 
 
 def said(host: Place) -> str:
