@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconciler.errors import ActionFailed, Stale, Unobservable
-from reconciler.host import FILE_LIMIT
+from reconciler.host import FILE_LIMIT, Listing
 from reconciler.host.files import Root
 from reconciler.host.swift import open_folder
 from reconciler.model import Entry, FileState, LinkState, OddState, Unlink, WriteFile
@@ -66,6 +66,24 @@ def test_what_is_there_once_every_link_is_followed(root: Root, tree: Path, hurri
 
 def test_an_empty_folder_is_no_absence(root: Root) -> None:
     assert root.folder("/etc/init.d") == ()
+
+
+_AS_LISTED = {
+    "another link": lambda folder: (folder / "K01x").symlink_to("../init.d/x"),
+    "a link less": lambda folder: (folder / "S20exim4").unlink(),
+    "another target": lambda folder: ((folder / "S20exim4").unlink(), (folder / "S20exim4").symlink_to("../init.d/x")),
+    "a file now": lambda folder: ((folder / "S20exim4").unlink(), (folder / "S20exim4").touch()),
+    "no folder": lambda folder: folder.rename(folder.with_name("gone")),
+    "behind a link": lambda folder: (folder.rename(folder.with_name("gone")), folder.symlink_to(folder)),
+}
+
+
+@pytest.mark.parametrize("change", _AS_LISTED.values(), ids=_AS_LISTED)
+def test_a_folder_that_holds_what_it_held(root: Root, tree: Path, change: Callable[[Path], object]) -> None:
+    held = Listing({"S20exim4": True}, ["S20exim4"], ["../init.d/exim4"])
+    assert root.holds("/etc/rc2.d", held)
+    change(tree / "etc/rc2.d")
+    assert not root.holds("/etc/rc2.d", held)
 
 
 def test_a_folder_is_sorted_and_reads_only_wanted_targets(root: Root, tree: Path) -> None:

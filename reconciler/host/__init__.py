@@ -46,6 +46,17 @@ class Text(NamedTuple):
     stamp: Stamp = ()
 
 
+class Listing(NamedTuple):
+    """What a whole folder held, in the form in which a later look is compared with it soonest.
+
+    ``links`` says of each name whether that is a link; ``targets`` are those of the names in ``read``.
+    """
+
+    links: Mapping[str, bool]
+    read: list[str]
+    targets: list[str]
+
+
 class Eyes(Protocol):
     """Looks, and changes nothing. Absence is an answer (``None``); anything else that fails is ``Unobservable``."""
 
@@ -56,6 +67,10 @@ class Eyes(Protocol):
     def folder(self, path: str, wanted: Callable[[str], bool] | None = None) -> tuple[Entry, ...] | None:
         """List a folder, sorted by name; ``None`` where there is none. The targets of ``wanted`` links are read."""
         ...
+
+    def holds(self, path: str, listing: Listing) -> bool:  # noqa: ARG002  (who has a fake lists it)
+        """Whether a folder holds what it held: all of it is looked at. False also where that cannot be told."""
+        return False
 
     def named(
         self, path: str, names: Collection[str], wanted: Callable[[str], bool] | None = None

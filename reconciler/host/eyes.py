@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from reconciler.errors import Unobservable
-from reconciler.host import FILE_LIMIT, Eyes, Mark, Stamp, Text
+from reconciler.host import FILE_LIMIT, Eyes, Listing, Mark, Stamp, Text
 from reconciler.host.files import Root
 from reconciler.host.kernel import ProcessTable, host_facts, is_live
 from reconciler.model import Address, Entry, EntryState, FileState, Host, Listener, Process
@@ -36,6 +36,9 @@ class RealEyes(Eyes):
 
     def folder(self, path: str, wanted: Callable[[str], bool] | None = None) -> tuple[Entry, ...] | None:
         return self._root.folder(path, wanted)
+
+    def holds(self, path: str, listing: Listing) -> bool:
+        return self._root.holds(path, listing)
 
     def named(
         self, path: str, names: Collection[str], wanted: Callable[[str], bool] | None = None

@@ -16,12 +16,13 @@ from contextlib import suppress
 from time import monotonic, time
 
 from reconciler.errors import ActionFailed, Stale, Unobservable
-from reconciler.host import FILE_LIMIT, Mark, Stamp, Text
+from reconciler.host import FILE_LIMIT, Listing, Mark, Stamp, Text
 from reconciler.host.effects import discard, expect_name, expect_state, fill, is_link, leave
 from reconciler.host.folders import Check, HeldFolders, Identity, Opener, identity_of, status_of
 from reconciler.host.looking import (
     HOUR,
     UNSETTLED,
+    is_as_listed,
     is_file,
     listing,
     load,
@@ -129,6 +130,20 @@ class Root:
             return listing(fd, wanted)
         except OSError as error:
             raise unobservable(path, error) from error
+        finally:
+            close(fd)
+
+    def holds(self, path: str, listing: Listing) -> bool:
+        """Whether a folder holds just what it held; False for any trouble, which :meth:`folder` names."""
+        self.held.doubt(path)
+        try:
+            fd = self.folder_fd(path)
+        except (FileNotFoundError, Unobservable):
+            return False
+        try:
+            return is_as_listed(fd, listing)
+        except OSError:
+            return False
         finally:
             close(fd)
 

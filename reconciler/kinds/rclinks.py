@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from reconciler.desired import DesiredState
 from reconciler.errors import Unobservable
-from reconciler.host import Eyes, Stamp
+from reconciler.host import Eyes, Listing, Stamp
 from reconciler.kinds.base import Context
 from reconciler.model import Entry, Finding, Gap, Host, Place, Ref, ReloadManager, Resource, Sight, Step, Unlink
 from reconciler.patterns import pattern
@@ -52,27 +52,32 @@ _NOTHING_SEEN = Sight()
 _NO_STOPS: Mapping[str, str] = {}
 
 
-class Links(Sight):
-    """What a runlevel folder holds: its links by ``named``, and as ``stops`` the number of each script's K link.
+class Listed(Sight):
+    """What a look at a whole folder saw: its ``entries``, none after a look at single names.
 
-    ``entries`` are what a look at all of it listed; nothing after a look at single names.
+    ``same`` is how to see at once that it is as it was, where that can be seen so.
     """
+
+    entries: tuple[Entry, ...] = field(default=(), compare=False)
+    same: Listing | None = field(default=None, compare=False)
+
+
+class Links(Listed):
+    """What a runlevel folder holds: its links by ``named``, and as ``stops`` the number of each script's K link."""
 
     named: Mapping[str, RcLink] = field(default_factory=dict, compare=False)
     stops: Mapping[str, str] = field(default_factory=dict, compare=False)
-    entries: tuple[Entry, ...] = field(default=(), compare=False)
 
 
-class Scripts(Sight):
+class Scripts(Listed):
     """The init scripts, by name as well, and the stamps of those that need not be read again.
 
-    ``entries`` are what their folder held, ``names`` those of them that may be scripts.
+    ``names`` are those of the folder's entries that may be scripts.
     """
 
     known: Mapping[str, InitScript] = field(default_factory=dict, compare=False)
     stamps: Mapping[str, Stamp] = field(default_factory=dict, compare=False)
     names: Sequence[str] = field(default=(), compare=False)
-    entries: tuple[Entry, ...] = field(default=(), compare=False)
 
 
 def places(desired: DesiredState, host: Host) -> Iterable[Place]:
@@ -100,6 +105,8 @@ def observe_after(place: Place, eyes: Eyes, before: Sight) -> Sight:
 
     A script that bears the stamp it had is not read again either: reading all of them is half of a full pass.
     """
+    if _is_as_it_was(place.folder, eyes, before):
+        return before
     entries = eyes.folder(place.folder, _starts)
     if entries is None:
         return Sight()
@@ -108,7 +115,15 @@ def observe_after(place: Place, eyes: Eyes, before: Sight) -> Sight:
     if isinstance(before, Links) and entries and entries == before.entries:
         return before
     named, gaps = _links(place.folder, entries, before.named if isinstance(before, Links) else {})
-    return Links(tuple(named.values()), tuple(gaps), named=named, stops=_stops_of(named.values()), entries=entries)
+    stops, same = _stops_of(named.values()), _same_links(entries)
+    return Links(tuple(named.values()), tuple(gaps), entries=entries, same=same, named=named, stops=stops)
+
+
+def _is_as_it_was(folder: str, eyes: Eyes, before: Sight) -> bool:
+    """Whether a look at all of a folder would see what it saw; asked without making anything of what is there."""
+    if not isinstance(before, Listed) or before.same is None or not eyes.holds(folder, before.same):
+        return False
+    return not isinstance(before, Scripts) or next(eyes.texts(folder, before.names, before.stamps), None) is None
 
 
 def observe_again(place: Place, eyes: Eyes, before: Sight, names: Collection[str]) -> Sight:
@@ -129,12 +144,12 @@ def observe_again(place: Place, eyes: Eyes, before: Sight, names: Collection[str
     changed = {name: link for name, link in fresh.items() if before.named.get(name) != link}
     if gone or not before.named.keys().isdisjoint(changed):
         named = {name: link for name, link in before.named.items() if name not in gone} | changed
-        return Links(tuple(named.values()), tuple(gaps), tuple(fresh.values()), named, _stops_of(named.values()))
+        all_stops = _stops_of(named.values())
+        return Links(tuple(named.values()), tuple(gaps), tuple(fresh.values()), named=named, stops=all_stops)
     resources, named = (*before.resources, *changed.values()), {**before.named, **changed}
     more = _stops_of(changed.values())
-    return Links(
-        resources, tuple(gaps), tuple(fresh.values()), named, {**before.stops, **more} if more else before.stops
-    )
+    stops = {**before.stops, **more} if more else before.stops
+    return Links(resources, tuple(gaps), tuple(fresh.values()), named=named, stops=stops)
 
 
 def _known_stops(before: Links, names: Iterable[str]) -> Iterator[str]:
@@ -150,6 +165,22 @@ def _name_of(ref: Ref) -> str:
 
 def _stops_of(links: Iterable[RcLink]) -> dict[str, str]:
     return {link.names[0]: link.number for link in links if link.letter == "K"}
+
+
+def _same_links(entries: Iterable[Entry]) -> Listing | None:
+    """``None`` where something else than a link may matter: what it is shows in no listing of links."""
+    if any(entry.what != "link" and entry.name[0] in "SK" for entry in entries):
+        return None
+    read = [entry for entry in entries if entry.target]
+    targets = [entry.target for entry in read]
+    return Listing({entry.name: entry.what == "link" for entry in entries}, [entry.name for entry in read], targets)
+
+
+def _same_scripts(entries: Iterable[Entry], stamps: Mapping[str, Stamp]) -> Listing | None:
+    """``None`` unless all that may become a script bears a stamp, which tells what it is."""
+    if any(entry.name not in stamps and _is_script(entry.name) for entry in entries):
+        return None
+    return Listing({entry.name: entry.what == "link" for entry in entries}, [], [])
 
 
 def _starts(name: str) -> bool:
@@ -219,7 +250,9 @@ def _scripts(entries: tuple[Entry, ...], eyes: Eyes, before: Sight) -> Sight:
         return before
     known = {name: known[name] for name in names if name in known}
     stamps = {name: script.stamp for name, script in known.items() if script.stamp}
-    return Scripts(tuple(known.values()), tuple(gaps), known=known, stamps=stamps, names=names, entries=entries)
+    same = _same_scripts(entries, stamps)
+    scripts = tuple(known.values())
+    return Scripts(scripts, tuple(gaps), entries=entries, same=same, known=known, stamps=stamps, names=names)
 
 
 def _script_names(entries: Iterable[Entry]) -> Sequence[str]:

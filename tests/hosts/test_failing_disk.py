@@ -39,8 +39,8 @@ def _goes(scene: Scene, link: str) -> None:
 
 
 def _daemon(host: Host) -> int:
-    (one,) = [process.outer for process in host.processes() if process.args[-1:] == ("run",)]
-    return one
+    """The oldest: what it starts has its command line until the new program is loaded."""
+    return min(process.outer for process in host.processes() if process.args[-1:] == ("run",))
 
 
 def _held_by(host: Host) -> tuple[int, int]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +16,8 @@ from hypothesis import strategies as st
 from reconciler.desired import DesiredState, Services
 from reconciler.errors import Unobservable
 from reconciler.host import Stamp, Text
+from reconciler.host.eyes import RealEyes
+from reconciler.host.files import Root
 from reconciler.kinds import rclinks
 from reconciler.model import (
     FileState,
@@ -277,6 +283,77 @@ def test_looking_again_at_what_changed_sees_what_looking_at_everything_sees(
         assert [gap for gap in seen.gaps if gap.ref.name == f"rc2.d/{name}"] == [
             gap for gap in everything.gaps if gap.ref.name == f"rc2.d/{name}"
         ]
+
+
+@given(st.lists(_FOLDERS, min_size=2, max_size=4))
+def test_looking_at_a_real_folder_again_sees_what_a_first_look_sees(folders: list[dict[str, Any]]) -> None:
+    """Of what is as it was nothing is made anew; whatever differs in it shows."""
+    place, before = Place(rclinks.NAME, "/etc/rc2.d"), Sight()
+    for names in folders:
+        with tempfile.TemporaryDirectory() as top:
+            _write(Path(top, "etc/rc2.d"), names)
+            eyes = RealEyes(Root(top))
+            sight, anew = rclinks.observe_after(place, eyes, before), rclinks.observe(place, eyes)
+            assert isinstance(sight, rclinks.Links)
+            assert isinstance(anew, rclinks.Links)
+            assert (sight, sight.named, sight.stops, sight.entries) == (anew, anew.named, anew.stops, anew.entries)
+            odd = any(not isinstance(state, LinkState) and name != "README" for name, state in names.items() if state)
+            assert odd or rclinks.observe_after(place, eyes, sight) is sight
+            before = sight
+
+
+def _write(folder: Path, names: dict[str, Any]) -> None:
+    folder.mkdir(parents=True)
+    for name, state in names.items():
+        match state:
+            case LinkState(target):
+                (folder / name).symlink_to(target)
+            case FileState():
+                (folder / name).touch()
+            case OddState():
+                os.mkfifo(folder / name)
+
+
+def _instead(path: Path) -> Path:
+    """The path, with nothing there any more."""
+    with suppress(FileNotFoundError):
+        path.rmdir() if path.is_dir() else path.unlink()
+    return path
+
+
+_SCRIPTS = {
+    "a file that is none": lambda folder: (folder / "README").write_text("of no interest\n"),
+    "another script": lambda folder: (folder / "b").write_text("#!/bin/sh\n"),
+    "none any more": lambda folder: (folder / "a").unlink(),
+    "one that is a link": lambda folder: _instead(folder / "a").symlink_to("c"),
+    "one that is a folder": lambda folder: _instead(folder / "a").mkdir(),
+    "a folder that is one": lambda folder: _instead(folder / "d").write_text("#!/bin/sh\n"),
+    "another text": lambda folder: (folder / "a").write_text("#!/bin/sh\n### BEGIN INIT INFO\n### END INIT INFO\n"),
+}
+
+
+@pytest.mark.parametrize("change", _SCRIPTS.values(), ids=_SCRIPTS)
+@pytest.mark.parametrize("with_a_folder", [False, True])
+def test_a_change_of_the_scripts_shows(tmp_path: Path, change: Callable[[Path], object], with_a_folder: bool) -> None:
+    folder = tmp_path / "etc/init.d"
+    folder.mkdir(parents=True)
+    for name in "ac":
+        (folder / name).write_text("#!/bin/sh\n")
+        os.utime(folder / name, (1, 1))
+    if with_a_folder:
+        (folder / "d").mkdir()
+    place, eyes = Place(rclinks.NAME, rclinks.SCRIPTS), RealEyes(Root(str(tmp_path)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("reconciler.host.files.UNSETTLED", -60.0)  # else no stamp is worth anything yet
+        before = rclinks.observe(place, eyes)
+        assert isinstance(before, rclinks.Scripts)
+        assert (before.same is None) is with_a_folder
+        assert rclinks.observe_after(place, eyes, before) is before
+        change(folder)
+        after, anew = rclinks.observe_after(place, eyes, before), rclinks.observe(place, eyes)
+    assert isinstance(after, rclinks.Scripts)
+    assert isinstance(anew, rclinks.Scripts)
+    assert (after, after.known, after.names, after.entries) == (anew, anew.known, anew.names, anew.entries)
 
 
 def _folder(names: dict[str, Any]) -> MemoryEyes:
