@@ -1,4 +1,4 @@
-"""The least that the promises ask of Python: kept first, the intent durable, proved by a look.
+"""The least that the promises ask of Python: nothing against an order or dpkg, kept first, the intent durable, proved.
 
 Usage: [--stops] FOLDER...   with --stops the service of each link that went is stopped, on a host of its own
 
@@ -29,6 +29,10 @@ OVERFLOW = 0x4000
 HEADER = struct.Struct("iIII")
 NEXT = ".next"
 HOME = "../../var/lib/dom0-reconciler"
+DPKG = f"{HOME}/../dpkg/lock"
+ORDERS = ("overrides.json", "network.json")
+READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+FLOCK = struct.Struct("hhqqi4x")  # struct flock of 64 bit Linux: type, whence, start, len, pid
 CREATE = os.O_RDWR | os.O_CREAT | os.O_APPEND
 encode = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -44,6 +48,38 @@ Item = tuple[str, str, str, str, str]
 
 Stop = Callable[[list[Item], bool], None]
 """Is handed what to stop, and whether that is written down already."""
+
+
+class Questions:
+    """What may have changed since anybody looked, and forbids an act."""
+
+    def __init__(self, folders: dict[int, str], records: Records) -> None:
+        first = next(iter(folders.values()))
+        self._dpkg = os.path.join(first, DPKG)
+        self._home = os.open(os.path.join(first, HOME), os.O_RDONLY | os.O_CLOEXEC)
+        self._ours = {"lock": os.fstat(records.lock).st_ino, "journal.jsonl": os.fstat(records.journal).st_ino}
+        self._folders = {fd: (path, os.fstat(fd).st_ino) for fd, path in folders.items()}
+
+    def may_act(self, in_folders: set[int]) -> bool:
+        """No order, no dpkg at work, and each folder and file of ours is still what its path leads to."""
+        found = [os.lstat(path).st_ino == inode for path, inode in map(self._folders.__getitem__, in_folders)]
+        found += [os.lstat(name, dir_fd=self._home).st_ino == inode for name, inode in self._ours.items()]
+        return all(found) and not self.ordered() and not self._packaging()
+
+    def ordered(self) -> bool:
+        """Whether somebody ordered something for a while; it would have to be read."""
+        for name in ORDERS:
+            with suppress(FileNotFoundError):
+                os.lstat(name, dir_fd=self._home)
+                return True
+        return False
+
+    def _packaging(self) -> bool:
+        lock = os.open(self._dpkg, READ)
+        asked = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        kind = FLOCK.unpack(fcntl.fcntl(lock, fcntl.F_GETLK, asked))[0]
+        os.close(lock)
+        return bool(kind != fcntl.F_UNLCK)
 
 
 class Records:
@@ -140,11 +176,14 @@ def remove(found: Found) -> None:
         os.unlink(name, dir_fd=folder)
 
 
-def correct(records: Records, found: list[Found], stop: Stop | None = None) -> None:
-    """One pass."""
+def correct(records: Records, questions: Questions, found: list[Found], stop: Stop | None = None) -> None:
+    """One pass; what an order or dpkg forbids is left to a later one."""
     if not found:
         return
     fcntl.flock(records.lock, fcntl.LOCK_EX)
+    if not questions.may_act({folder for folder, _, _, _ in found}):
+        fcntl.flock(records.lock, fcntl.LOCK_UN)
+        return
     pass_id = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.urandom(4).hex()}"
     links = [(f"{pass_id}.{n}", pass_id, "unlink", f[1][3:], f"/etc/rc2.d/{f[1]}") for n, f in enumerate(found, 1)]
     names = dict.fromkeys(name[3:] for _, name, _, _ in found) if stop else ()
@@ -167,10 +206,10 @@ def correct(records: Records, found: list[Found], stop: Stop | None = None) -> N
 class Stops:
     """The stops under way, by their descriptor, and those that wait while more links come."""
 
-    def __init__(self, records: Records, poll: select.poll, inotify: int) -> None:
+    def __init__(self, records: Records, questions: Questions, poll: select.poll, inotify: int) -> None:
         os.chdir("/")
         os.umask(0o022)
-        self._records, self._poll, self._more = records, poll, select.poll()
+        self._records, self._questions, self._poll, self._more = records, questions, poll, select.poll()
         self._more.register(inotify, select.POLLIN)
         self._begun: dict[int, tuple[Item, stopping.Begun]] = {}
         self._untold: list[Item] = []
@@ -191,9 +230,10 @@ class Stops:
             self._waiting += self._untold
             self._untold = []
         kept, refused = stopping.lived_on(), []
+        ordered = self._questions.ordered()
         while self._waiting and not self._more.poll(0):
             item = self._waiting.pop()
-            begun = stopping.begin(item[3]) if item[3] not in kept else None
+            begun = stopping.begin(item[3]) if item[3] not in kept and not ordered else None
             if begun is None:
                 refused.append((item, "held"))
             else:
@@ -242,13 +282,15 @@ def main() -> None:
         libc.inotify_add_watch(inotify, path.encode(), CREATE_OR_MOVED_TO): os.open(path, os.O_RDONLY) for path in paths
     }
     records, poll = Records(os.path.join(paths[0], HOME)), select.poll()
-    stops = Stops(records, poll, inotify) if "--stops" in sys.argv else None
+    questions = Questions(dict(zip(folders.values(), paths, strict=True)), records)
+    stops = Stops(records, questions, poll, inotify) if "--stops" in sys.argv else None
     stop = stops.add if stops else None
-    correct(records, [found for fd in folders.values() for name in os.listdir(fd) if (found := look(fd, name))], stop)
+    everything = [found for fd in folders.values() for name in os.listdir(fd) if (found := look(fd, name))]
+    correct(records, questions, everything, stop)
     poll.register(inotify, select.POLLIN)
     while ready := [fd for fd, _ in poll.poll()]:
         if inotify in ready:
-            correct(records, batch(inotify, folders), stop)
+            correct(records, questions, batch(inotify, folders), stop)
         if stops:
             stops.end(ready)
             stops.go_on()
