@@ -56,6 +56,13 @@ class Listing(NamedTuple):
     read: list[str]
     targets: list[str]
 
+    @classmethod
+    def of(cls, entries: Sequence[Entry]) -> Listing:
+        """That of what :meth:`Eyes.folder` gave."""
+        read = [entry for entry in entries if entry.target]
+        links = {entry.name: entry.what == "link" for entry in entries}
+        return cls(links, [entry.name for entry in read], [entry.target for entry in read])
+
 
 class Eyes(Protocol):
     """Looks, and changes nothing. Absence is an answer (``None``); anything else that fails is ``Unobservable``."""

@@ -167,20 +167,16 @@ def _stops_of(links: Iterable[RcLink]) -> dict[str, str]:
     return {link.names[0]: link.number for link in links if link.letter == "K"}
 
 
-def _same_links(entries: Iterable[Entry]) -> Listing | None:
+def _same_links(entries: Sequence[Entry]) -> Listing | None:
     """``None`` where something else than a link may matter: what it is shows in no listing of links."""
-    if any(entry.what != "link" and entry.name[0] in "SK" for entry in entries):
-        return None
-    read = [entry for entry in entries if entry.target]
-    targets = [entry.target for entry in read]
-    return Listing({entry.name: entry.what == "link" for entry in entries}, [entry.name for entry in read], targets)
+    odd = any(entry.what != "link" and entry.name[0] in "SK" for entry in entries)
+    return None if odd else Listing.of(entries)
 
 
-def _same_scripts(entries: Iterable[Entry], stamps: Mapping[str, Stamp]) -> Listing | None:
+def _same_scripts(entries: Sequence[Entry], stamps: Mapping[str, Stamp]) -> Listing | None:
     """``None`` unless all that may become a script bears a stamp, which tells what it is."""
-    if any(entry.name not in stamps and _is_script(entry.name) for entry in entries):
-        return None
-    return Listing({entry.name: entry.what == "link" for entry in entries}, [], [])
+    unknown = any(entry.name not in stamps and _is_script(entry.name) for entry in entries)
+    return None if unknown else Listing.of(entries)
 
 
 def _starts(name: str) -> bool:

@@ -99,7 +99,8 @@ def converge(host: Place, timeout: float, look: Callable[[Place], dict[str, Any]
         if time.monotonic() > deadline:
             told = {"seen last": said, "status": status(host), "plan": ask(host, "plan")}
             left = {who: {key: value for key, value in said.items() if value} for who, said in told.items()}
-            raise AssertionError(f"not converged after {timeout} s: {json.dumps(left, indent=1)}")
+            begun = f"begun and without an outcome: {sorted(open_intents(host))}"
+            raise AssertionError(f"not converged after {timeout} s: {json.dumps(left, indent=1)}; {begun}")
         time.sleep(0.02)
 
 
